@@ -1,0 +1,105 @@
+"""Devices, seeds and threads."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+# More threads than this only add waiting to networks of the course's size.
+MOST_THREADS = 4
+
+
+def present_devices() -> list[str]:
+    """Names of the devices that PyTorch can use here, fastest first; the last one is ``"cpu"``."""
+    import torch
+
+    cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return [*cuda, *mps, "cpu"]
+
+
+def get_device(name: str = "auto") -> torch.device:
+    """Choose the device to compute on.
+
+    Args:
+        name: ``"auto"`` (CUDA, then MPS, then CPU), or a device that must be present, such as
+            ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
+
+    Returns:
+        The device.
+
+    Raises:
+        ValueError: If the device is not present; the message names those that are.
+
+    Example:
+        >>> get_device("cpu")
+        device(type='cpu')
+    """
+    import torch
+
+    present = present_devices()
+    if name == "auto":
+        return torch.device(present[0])
+    if name not in present and f"{name}:0" not in present:
+        raise ValueError(f'device {name!r} is not present; use "auto" or one of {present}')
+    return torch.device(name)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the random generators of Python, NumPy, PyTorch and Pyro.
+
+    Args:
+        seed: Between 0 and 2**32 - 1.
+
+    Raises:
+        ValueError: If the seed is not an integer in that range.
+    """
+    if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be an integer between 0 and 2**32 - 1, not {seed!r}")
+    import pyro
+
+    random.seed(int(seed))
+    np.random.seed(int(seed))  # noqa: NPY002 - libraries still draw from the old generator
+    pyro.set_rng_seed(int(seed))  # PyTorch's generators on every device, and Pyro
+
+
+def available_cores() -> int:
+    """Cores this process may use; CPU affinity and container limits count."""
+    from joblib import cpu_count
+
+    return cpu_count()
+
+
+def set_threads(n: int | None = None) -> int:
+    """Set the number of PyTorch's threads.
+
+    Args:
+        n: Number of threads; None for ``OMP_NUM_THREADS`` if that is set, else for the available
+            cores, at most ``MOST_THREADS``.
+
+    Returns:
+        The number that is now in use.
+
+    Raises:
+        ValueError: If ``n`` is not positive.
+
+    Example:
+        >>> set_threads(1)
+        1
+    """
+    import os
+
+    import torch
+
+    if n is None:
+        asked = os.environ.get("OMP_NUM_THREADS", "")
+        n = int(asked) if asked.isdigit() and int(asked) else min(available_cores(), MOST_THREADS)
+    if n < 1:
+        raise ValueError(f"the number of threads must be positive, not {n}")
+    torch.set_num_threads(n)
+    return torch.get_num_threads()
