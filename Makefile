@@ -1,0 +1,30 @@
+# make help lists the targets. PYTHON chooses the interpreter that creates .venv.
+PYTHON ?= python3
+TORCH ?=
+ARGS ?=
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help env lab test check notebooks lint
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env:  ## Create or update .venv (TORCH=cpu for the build without CUDA)
+	@command -v $(PYTHON) >/dev/null || { echo "course: $(PYTHON) was not found. Remedy: install Python 3.11 or newer" >&2; exit 1; }
+	@$(PYTHON) tools/environment.py $(if $(TORCH),--torch $(TORCH))
+
+lab: env  ## Open JupyterLab in notebooks/ (ARGS="--no-browser" for a machine without a screen)
+	@$(BIN)/jupyter lab --notebook-dir=notebooks $(ARGS)
+
+test: env  ## Run every test (ARGS="-k data" for some of them)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: env  ## Say whether this machine is ready for the course
+	@$(BIN)/python -m course_utils
+
+notebooks: env  ## Rebuild the notebooks from their sources (NAME=flows for one)
+	@$(BIN)/python tools/notebooks.py build $(NAME)
+
+lint: env  ## Check and format the sources
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
