@@ -308,7 +308,7 @@ def two_moons_log_prob(x: Tensor, *, noise: float) -> Tensor:
     Example:
         >>> import torch
         >>> two_moons_log_prob(torch.tensor([[0.0, 1.0]]), noise=0.05).round(decimals=3)
-        tensor([0.2372])
+        tensor([0.2390])
     """
     import torch
 

@@ -96,8 +96,8 @@ def plot_intervals(
     inside = coverage(observed, draws, mass=mass)
     ax = ax or plt.gca()
     order = draws.mean(0).argsort()
-    lower, upper = (end[order] for end in central_interval(draws, mass=mass))
-    rank = torch.arange(1, len(order) + 1)
+    lower, upper = (end[order].numpy() for end in central_interval(draws, mass=mass))
+    rank = np.arange(1, len(order) + 1)
     ax.vlines(rank, lower, upper, color=PALETTE["sky"], label=f"{mass:.0%} interval")
     ax.plot(rank, draws.mean(0)[order], color=PALETTE["blue"], label="predictive mean")
     ax.plot(rank, observed[order], ".", color=PALETTE["orange"], label="observed")
@@ -152,7 +152,7 @@ def plot_images(images: Tensor, *, rows: int, ax: Axes | None = None) -> Axes:
     mosaic[: len(images)] = images.detach().cpu().reshape(-1, side, side)
     mosaic = mosaic.reshape(rows, columns, side, side).swapaxes(1, 2).reshape(rows * side, -1)
     ax = ax or plt.gca()
-    ax.imshow(mosaic, cmap="gray_r", vmin=0, vmax=1)
+    ax.imshow(mosaic.numpy(), cmap="gray_r", vmin=0, vmax=1)
     ax.set_axis_off()
     return ax
 
@@ -183,7 +183,7 @@ def plot_density(
     with torch.no_grad():
         density = log_prob(grid).exp().cpu().reshape(points, points).T  # rows are x2
     ax = ax or plt.gca()
-    ax.imshow(density, origin="lower", extent=extent, vmin=0, vmax=vmax)
+    ax.imshow(density.numpy(), origin="lower", extent=extent, vmin=0, vmax=vmax)
     ax.set(xlabel="$x_1$", ylabel="$x_2$")
     ax.grid(False)
     return ax

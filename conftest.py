@@ -1,0 +1,19 @@
+"""Every test, and every kernel that a test starts, runs without a network and without a cache."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+NO_NETWORK = str(ROOT / "tests" / "no_network")
+
+# --doctest-modules would import, that is run, the sources of the notebooks.
+collect_ignore_glob = ["notebooks/*.py", "tests/no_network/*"]
+
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tools"), NO_NETWORK]
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [NO_NETWORK, os.environ.get("PYTHONPATH")]))
+os.environ["COURSE_DATA_DIR"] = tempfile.mkdtemp(prefix="course-data-")
+os.environ["MPLBACKEND"] = "agg"
+
+import sitecustomize  # noqa: E402, F401 - this process was started without it

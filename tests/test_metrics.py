@@ -1,0 +1,134 @@
+"""Scores against closed forms, Monte Carlo and quadrature."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.distributions import Normal
+
+from course_utils.metrics import (
+    central_interval,
+    coverage,
+    mean_and_error,
+    mixture_crps,
+    mixture_log_density,
+    pit,
+    rmse,
+)
+
+torch.set_default_dtype(torch.float32)
+
+
+def mixture(s: int, n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    y, mean, log_scale = (
+        torch.randn(*shape, generator=generator, dtype=torch.float64)
+        for shape in ((n,), (s, n), (s, n))
+    )
+    return y, mean, (0.5 * log_scale).exp()
+
+
+def test_mean_and_error():
+    mean, error = mean_and_error(torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]]))
+    assert mean.tolist() == [2, 0]
+    assert error.tolist() == pytest.approx([1 / math.sqrt(3), 0])
+    with pytest.raises(ValueError, match="two repetitions"):
+        mean_and_error(torch.tensor([1.0]))
+
+
+def test_rmse_needs_one_prediction_per_target():
+    assert rmse(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0])) == pytest.approx(math.sqrt(2))
+    with pytest.raises(ValueError, match="one prediction per target"):
+        rmse(torch.zeros(3), torch.zeros(5, 3))
+
+
+def test_log_density_of_one_draw_is_the_gaussians():
+    y, mean, scale = mixture(1, 7)
+    expected = Normal(mean[0], scale[0]).log_prob(y)
+    torch.testing.assert_close(mixture_log_density(y, mean, scale), expected)
+
+
+def test_log_density_integrates_to_one_and_is_not_that_of_the_mean():
+    _, mean, scale = mixture(5, 1)
+    grid = torch.linspace(-30, 30, 20001, dtype=torch.float64)
+    log_p = mixture_log_density(grid, mean.expand(5, 20001), scale.expand(5, 20001))
+    assert torch.trapezoid(log_p.exp(), grid).item() == pytest.approx(1, abs=1e-9)
+    of_the_mean = Normal(mean.mean(0), scale.mean(0)).log_prob(grid)
+    assert (log_p - of_the_mean).abs().max() > 0.1
+
+
+def test_crps_of_one_gaussian_is_the_closed_form():
+    """Gneiting and Raftery (2007), eq. 21."""
+    y, mean, scale = mixture(1, 50)
+    z = (y - mean[0]) / scale[0]
+    unit = Normal(0.0, 1.0)
+    expected = scale[0] * (z * (2 * unit.cdf(z) - 1) + 2 * unit.log_prob(z).exp() - math.pi**-0.5)
+    torch.testing.assert_close(mixture_crps(y, mean, scale), expected)
+
+
+def test_crps_of_a_mixture_is_the_integral_of_its_definition():
+    y, mean, scale = mixture(4, 3)
+    grid = torch.linspace(-25, 25, 50001, dtype=torch.float64)[:, None]
+    cdf = Normal(mean[:, None], scale[:, None]).cdf(grid).mean(0)  # (grid, n)
+    integrand = (cdf - (grid >= y).double()).square()
+    expected = torch.trapezoid(integrand, grid[:, 0], dim=0)
+    torch.testing.assert_close(mixture_crps(y, mean, scale), expected, atol=1e-3, rtol=0)
+
+
+def test_crps_of_a_sure_prediction_is_the_absolute_error():
+    y, mean = torch.tensor([1.0, -2.0]), torch.zeros(3, 2)
+    crps = mixture_crps(y, mean, torch.full((3, 2), 1e-6))
+    torch.testing.assert_close(crps, y.abs(), atol=1e-5, rtol=0)
+
+
+@given(seed=st.integers(0, 2**20), shift=st.floats(0.5, 3))
+@settings(max_examples=20, deadline=None)
+def test_scores_are_proper(seed, shift):
+    """The truth scores better on average than a shifted or a wider prediction."""
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.randn(4000, generator=generator)
+    zero, one = torch.zeros(1, 4000), torch.ones(1, 4000)
+    for wrong in ((zero + shift, one), (zero, one * (1 + shift))):
+        assert mixture_crps(y, zero, one).mean() < mixture_crps(y, *wrong).mean()
+        assert mixture_log_density(y, zero, one).mean() > mixture_log_density(y, *wrong).mean()
+
+
+@pytest.mark.parametrize("mass", [0.5, 0.9])
+def test_coverage_and_pit_of_a_calibrated_prediction(mass):
+    generator = torch.Generator().manual_seed(0)
+    mean = torch.randn(2000, generator=generator)
+    y = mean + torch.randn(2000, generator=generator)
+    draws = mean + torch.randn(1000, 2000, generator=generator)
+    error = math.sqrt(mass * (1 - mass) / 2000)
+    assert coverage(y, draws, mass=mass) == pytest.approx(mass, abs=4 * error)
+    assert coverage(y, mean + 2 * (draws - mean), mass=mass) > mass + 4 * error
+    values = pit(y, draws)
+    assert values.mean().item() == pytest.approx(0.5, abs=4 / math.sqrt(12 * 2000))
+    assert values.var().item() == pytest.approx(1 / 12, abs=0.01)
+
+
+def test_central_interval():
+    draws = torch.arange(101.0)[:, None].expand(101, 2)
+    lower, upper = central_interval(draws, mass=0.9)
+    assert lower.tolist() == pytest.approx([5, 5]) and upper.tolist() == pytest.approx([95, 95])
+
+
+@pytest.mark.parametrize("mass", [0, 1, -0.1, 1.5, math.nan])
+def test_bad_mass(mass):
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        coverage(torch.zeros(2), torch.zeros(3, 2), mass=mass)
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 3), (3, 2, 1)])
+def test_bad_draws(shape):
+    y, draws = torch.zeros(2), torch.zeros(shape)
+    for call in (
+        lambda: coverage(y, draws, mass=0.9),
+        lambda: pit(y, draws),
+        lambda: mixture_log_density(y, draws, draws + 1),
+        lambda: mixture_crps(y, draws, draws + 1),
+    ):
+        with pytest.raises(ValueError, match=r"draws \(s, n\)"):
+            call()
