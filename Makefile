@@ -15,7 +15,7 @@ env:  ## Create or update .venv (TORCH=cpu for the build without CUDA)
 	@$(PYTHON) tools/environment.py $(if $(TORCH),--torch $(TORCH))
 
 lab: env  ## Open JupyterLab in notebooks/ (ARGS="--no-browser" for a machine without a screen)
-	@$(BIN)/jupyter lab --notebook-dir=notebooks $(ARGS)
+	@$(BIN)/jupyter lab --notebook-dir=notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
 test: env  ## Run every test (ARGS="-k data" for some of them)
 	@$(BIN)/python -m pytest $(ARGS)

@@ -4,6 +4,7 @@ import builtins
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -188,6 +189,7 @@ def test_no_file_address_and_no_host_in_the_constraints():
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._]+", line) for line in CONSTRAINTS)
 
 
+@pytest.mark.skipif(not shutil.which("make"), reason="no make: see the README for Windows")
 def test_help_lists_every_target():
     text = (ROOT / "Makefile").read_text()
     targets = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split()
@@ -198,3 +200,23 @@ def test_help_lists_every_target():
 def test_fingerprint_follows_content_not_dates():
     files = [(ROOT / name).read_bytes() for name in ("pyproject.toml", "constraints.txt")]
     assert environment.fingerprint() == hashlib.sha256(b"".join(files)).hexdigest()
+
+
+def test_the_readme_names_only_what_exists():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    targets = set(re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split())
+    assert {"lab", "test"} <= set(re.findall(r"^make (\w+)", text, re.M)) <= targets
+    files = re.findall(r"\b(?:tools|data|notebooks)[/\\][\w.]+\.\w+", text)
+    assert files
+    for name in set(files) - {"notebooks/NAME.py", "notebooks/NAME.ipynb"}:
+        assert (ROOT / name.replace("\\", "/")).is_file(), name
+
+
+def test_the_workflow_runs_the_readmes_commands_everywhere_and_weekly():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())
+    when, job = workflow[True], workflow["jobs"]["test"]  # YAML reads the key "on" as true
+    assert "push" in when and when["schedule"][0]["cron"].endswith("* * 1")
+    systems = {name.split("-")[0] for name in job["strategy"]["matrix"]["os"]}
+    assert systems == {"ubuntu", "macos", "windows"}
+    commands = " ".join(step.get("run", "") for step in job["steps"])
+    assert "make test" in commands and r"tools\environment.py" in commands

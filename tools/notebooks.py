@@ -13,7 +13,6 @@ import ast
 import hashlib
 import os
 import re
-import resource
 import shutil
 import sys
 import tempfile
@@ -138,6 +137,8 @@ def build(name: str) -> None:
 
 def run(name: str, parameters: dict, save: Path | None) -> None:
     """Execute with other parameters and report seconds per cell and peak memory."""
+    import resource  # not on Windows, where only this command is missing
+
     notebook = read_source(name)
     override(notebook, parameters)
     cells: list[tuple[float, str]] = []
