@@ -4,13 +4,14 @@
     python tools/notebooks.py run NAME [--seed 3] [--threads 1] [--set STEPS=200] [--save FILE]
 
 ``build`` executes ``notebooks/NAME.py`` and writes ``notebooks/NAME.ipynb`` with its outputs; it
-refuses a notebook that warns. ``run`` writes nothing unless asked, and prints the seconds of every
-cell and the peak memory of the kernel.
+refuses a notebook that warns. ``run`` writes nothing unless asked; it prints the ten slowest cells
+and, as the last line, time and peak memory of the kernel as JSON.
 """
 
 import argparse
 import ast
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -156,12 +157,16 @@ def run(name: str, parameters: dict, save: Path | None) -> None:
     for cell_seconds, first in sorted(cells, reverse=True)[:10]:
         print(f"{cell_seconds:7.2f} s  {first}")
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    megabytes = usage.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
-    print(
-        f"{name} {parameters} threads={os.environ.get('OMP_NUM_THREADS', 'default')}: "
-        f"{seconds:.1f} s, slowest cell {max(cells)[0]:.1f} s, "
-        f"processor {usage.ru_utime + usage.ru_stime:.1f} s, peak memory {megabytes:.0f} MB"
-    )
+    figures = {
+        "notebook": name,
+        "parameters": parameters,
+        "threads": os.environ.get("OMP_NUM_THREADS", "default"),
+        "seconds": round(seconds, 1),
+        "slowest_cell_seconds": round(max(cells)[0], 1),
+        "processor_seconds": round(usage.ru_utime + usage.ru_stime, 1),
+        "peak_memory_mb": round(usage.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)),
+    }
+    print(json.dumps(figures))
 
 
 def main() -> None:
