@@ -72,7 +72,7 @@ def main() -> int:
         f"{platform.system()}, Python {platform.python_version()}, torch {torch.__version__}; "
         f"seeds 0 to {arguments.seeds - 1}. Median (largest); *source* is the SHA-256 of the .py.",
         "",
-        "| notebook | threads | checkpoints held | seconds | slowest cell, s | memory, MB | source |",
+        "| notebook | threads | checkpoints held | seconds | slowest cell (s) | MB | source |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, threads in dict.fromkeys((name, threads) for name, _, threads in jobs):

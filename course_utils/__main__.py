@@ -50,7 +50,11 @@ def packages() -> Iterator[Line]:
         if version not in need.specifier:
             yield FAILURE, f"{need.name} {version}, needed {need.specifier}", INSTALL
         elif version.split("+")[0] != tested[canonicalize_name(need.name)]:
-            yield WARNING, f"{need.name} {version}, tested with {tested[canonicalize_name(need.name)]}", INSTALL
+            yield (
+                WARNING,
+                f"{need.name} {version}, tested with {tested[canonicalize_name(need.name)]}",
+                INSTALL,
+            )
     yield OK, f"{found} packages installed, torch {metadata.version('torch')}", ""
 
 

@@ -8,8 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import notebooks as tool
 import pytest
+
+import notebooks as tool
 
 ROOT = Path(__file__).resolve().parents[1]
 
