@@ -60,7 +60,8 @@ def failing_pip(error):
 def test_torch_comes_first_and_alone(course):
     environment.main()
     assert course[0][1:3] == ["-m", "venv"]
-    torch, rest = (call[call.index("install") + 1 :] for call in course[1:])
+    pip, torch, rest = (call[call.index("install") + 1 :] for call in course[1:])
+    assert pip[:2] == ["--quiet", "--upgrade"]
     assert torch == ["torch==2.13.0"]
     assert rest == ["--quiet", "--constraint", "constraints.txt", "--editable", ".[test]"]
 
@@ -73,7 +74,7 @@ def test_second_call_does_nothing_until_a_file_changes(course):
     with (environment.ROOT / "constraints.txt").open("a") as file:
         file.write("# changed\n")
     environment.main()
-    assert len(course) == 2 and "venv" not in course[0]  # updated in place
+    assert len(course) == 3 and "venv" not in course[0]  # updated in place
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit("course: no network")])
@@ -88,7 +89,7 @@ def test_interrupted_setup_starts_over(course, monkeypatch, error):
     course.clear()
     environment.main()
     assert "--clear" in course[0]
-    assert environment.CPU_WHEELS in course[1]  # still the variant that was asked for
+    assert environment.CPU_WHEELS in course[2]  # still the variant that was asked for
     course.clear()
     environment.main()
     assert course == []
@@ -108,7 +109,7 @@ def test_cpu_wheels_only_for_torch_and_kept_by_later_calls(course, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["environment.py", "--torch", "cpu"])
     environment.main()
     assert "--clear" in course[0]  # another build of the same version needs a new start
-    assert environment.CPU_WHEELS in course[1] and environment.CPU_WHEELS not in course[2]
+    assert [environment.CPU_WHEELS in call for call in course] == [False, False, True, False]
     course.clear()
     monkeypatch.setattr(sys, "argv", ["environment.py"])
     environment.main()

@@ -80,6 +80,8 @@ def install(torch: str, fresh: bool) -> None:
         if subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)]).returncode:
             stop(f"{VENV} could not be created (see above)")
     STAMP.write_text(f"{INCOMPLETE} {torch}\n", encoding="utf-8")
+    # The pip of Debian 12 needs ten minutes to find the same packages.
+    pip_install("--quiet", "--upgrade", pinned("pip"))
     wheels = ["--extra-index-url", CPU_WHEELS] if torch == "cpu" else []
     print("course: installing PyTorch, then the other packages", flush=True)
     pip_install(*wheels, pinned("torch"))
