@@ -2,6 +2,7 @@
 
 import builtins
 import hashlib
+import importlib.metadata as metadata
 import os
 import re
 import shutil
@@ -222,3 +223,10 @@ def test_the_workflow_runs_the_readmes_commands_everywhere_and_weekly():
     assert systems == {"ubuntu", "macos", "windows"}
     commands = " ".join(step.get("run", "") for step in job["steps"])
     assert "make test" in commands and r"tools\environment.py" in commands
+
+
+def test_what_is_tested_installs_on_the_oldest_python():
+    """Some releases need a later patch of Python 3.11 than Debian 12 has."""
+    for found in metadata.distributions():
+        wanted = SpecifierSet(found.metadata.get("Requires-Python") or "")
+        assert wanted.contains("3.11.0"), f"{found.name} {found.version} needs Python {wanted}"
