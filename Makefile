@@ -5,7 +5,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help env lab test check notebooks lint
+.PHONY: help env lab test check notebooks slides lint
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ check: env  ## Say whether this machine is ready for the course
 
 notebooks: env  ## Rebuild the notebooks from their sources (NAME=flows for one)
 	@$(BIN)/python tools/notebooks.py build $(NAME)
+
+slides: env  ## Rebuild the slides (needs Node and Chromium)
+	@$(BIN)/python slides/build.py
 
 lint: env  ## Check and format the sources
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
