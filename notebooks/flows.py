@@ -74,7 +74,7 @@ SEEDS = 5  # repetitions in the table of section 7
 REALNVP_STEPS = 1_500
 MAF_STEPS = 800
 SPLINE_STEPS = 1_000
-BEST_STEPS = 1_200  # the flow of section 8
+BEST_STEPS = 1_000  # the flow of section 8
 CONDITIONAL_STEPS = 300  # the two flows of exercise 5
 ELBO_STEPS = 800  # section 10
 
@@ -122,6 +122,12 @@ assert abs(area - 1) < 1e-3
 
 # %% [markdown]
 # The area is one, as it must be: nothing was added or lost on the way.
+#
+# One remark on units. A density is not a probability: it is probability *per unit of* $x$. It may
+# exceed one, and its value changes when $x$ is measured in other units. Only areas under it are
+# probabilities. That is why a change of variables needs a factor at all: the factor converts "per
+# unit of $z$" into "per unit of $x$". In the pictures below the two blue areas are both one, though
+# the curves look different.
 
 # %%
 fig, (left, middle, right) = plt.subplots(1, 3, figsize=(10, 3.2), width_ratios=(2, 2, 1))
@@ -193,6 +199,11 @@ assert checks.check_lognormal(solution_lognormal)
 #
 # **Predict first:** the matrix below has determinant $1.5$. What happens to a square of area 1?
 
+# %% [markdown]
+# The square has corners at zero and one. We send the corners through the matrix, and measure the
+# area of what comes out with the surveyor's formula, which knows nothing of determinants. If the
+# two numbers agree, the determinant is what we claim.
+
 # %%
 matrix = torch.tensor([[1.2, 0.6], [-0.5, 1.0]])
 square = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.0, 0.0]])  # (5, 2)
@@ -219,6 +230,12 @@ for ax, (name, (shape, colour)) in zip(axes, shapes.items(), strict=True):
 # The parallelogram is one and a half times as large as the square: the determinant *is* the change
 # of area. (Flows are sometimes called "volume preserving". They are not; a map with
 # $|\det| = 1$ everywhere could never make a density higher or lower.)
+#
+# For a curved map the same holds in the small: near each point the map looks like its Jacobian
+# matrix, a tiny square becomes a tiny parallelogram, and the factor differs from place to place. In
+# the plane the logarithm of that factor is one number per point. This is why `log_det` has the
+# shape $(n,)$ in all the code below, and why forgetting a sum over coordinates gives itself away by
+# its shape.
 #
 # **Composition.** For $f = f_2 \circ f_1$ the chain rule multiplies the Jacobians, so the
 # log-determinants add. That is all that is needed to stack layers.
@@ -297,6 +314,10 @@ assert checks.check_transformed_log_prob(solution_log_prob)
 # ## 3 · Two moons and the best possible score
 # Two half circles, blurred by noise of standard deviation $0.05$. Three separate sets: training
 # points to fit, validation points to choose, test points for the verdict.
+#
+# The training points are used for gradients. The validation points decide which weights are kept.
+# The test points are looked at when a model is finished, and no decision is taken from them. A loss
+# on training points says how well a model remembers; only the other two say what it has learnt.
 
 
 # %%
@@ -321,6 +342,13 @@ assert x_train.shape == (N_TRAIN, 2)
 # here a sum over a fine grid of the plane.
 
 
+# %% [markdown]
+# Two helpers, used to the end of the notebook. `grid` lays midpoints over a box, and says how large
+# a cell is. `integrate` adds up density times area. In two dimensions such a sum is exact enough to
+# find mistakes of a tenth of a per cent. In ten dimensions it would need more points than there are
+# atoms in the room: there one has to rely on the tests that still work, round trip and Jacobian.
+
+
 # %%
 def grid(box: tuple, points: int) -> tuple[Tensor, float]:
     """Midpoints of a grid over (left, right, bottom, top), (points², 2), and the area of a cell."""
@@ -333,7 +361,7 @@ def grid(box: tuple, points: int) -> tuple[Tensor, float]:
 def integrate(log_density, box: tuple, points: int = 400) -> float:
     """The integral of exp(log_density) over a box, by the midpoint rule."""
     x, cell = grid(box, points)
-    rows = [log_density(part).double().exp().sum().item() for part in x.split(20_000)]
+    rows = [log_density(part).double().exp().sum().item() for part in x.split(10_000)]
     return sum(rows) * cell
 
 
@@ -353,6 +381,11 @@ assert abs(entropy - 0.2895) < 1e-3
 #
 # We estimate it **paired**, on the same test points for $p$ and $q$. The luck of the test set then
 # cancels. How much does that help? Ask the simplest model: one Gaussian.
+#
+# A nat is the unit of natural logarithms: a gap of 0.7 nats means that, on average (in the
+# geometric sense), the truth gave each test point twice the density that the model did. A gap of
+# 0.01 nats means one per cent. Differences in nats are what counts. Percentages of a log density
+# mean nothing: measure $x$ in other units, and the zero of the scale moves.
 
 
 # %%
@@ -605,10 +638,16 @@ assert abs(mass - 1) < 0.005
 # All three hold. A chain of coupling layers is a density whatever its weights: training only has to
 # choose among densities.
 #
-# ### Exercise 4 (15 minutes): the log-determinant, and the inverse, of another layer
+# It is worth a minute to see which error each test finds. A wrong inverse fails the round trip, but
+# may leave the integral at one. A wrong sign in the log-determinant leaves the round trip intact,
+# and fails the other two. A forgotten layer in the sum of log-determinants does the same. A term
+# that should not depend on the moved coordinate but does would pass the round trip by luck, and
+# fail against autograd. Three tests, a few lines, for mistakes that are easily made.
+#
+# ### Exercise 4a (10 minutes): the log-determinant of another layer
 # Some authors write the coupling layer the other way round:
-# $z_\text{moved} = (x_\text{moved} - t) \cdot e^{-s}$. (a) What is its log-determinant? (b) Given
-# $z$, find $x$. Here `steer(kept)` returns $(s, t)$, and the kept part is the first half.
+# $z_\text{moved} = (x_\text{moved} - t) \cdot e^{-s}$. What is its log-determinant? Here
+# `steer(kept)` returns $(s, t)$, and the kept part is the first half of the coordinates.
 
 
 # %% tags=["exercise"]
@@ -618,6 +657,31 @@ def my_log_det(x: Tensor, steer) -> Tensor:
 
 
 checks.check_coupling_log_det(my_log_det)
+
+# %% [markdown]
+# <details><summary>Hint 1</summary>
+#
+# `kept, moved = x.chunk(2, -1)`. The diagonal of the Jacobian holds ones and what else?
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# Sum over the moved coordinates. Mind the sign.
+# </details>
+
+
+# %% tags=["solution"] jupyter={"source_hidden": true}
+# Solution
+def solution_log_det(x: Tensor, steer) -> Tensor:
+    s, _ = steer(x.chunk(2, -1)[0])
+    return -s.sum(-1)
+
+
+assert checks.check_coupling_log_det(solution_log_det)
+
+# %% [markdown]
+# ### Exercise 4b (10 minutes): invert it
+# The same layer: given $z$, find $x$.
 
 
 # %% tags=["exercise"]
@@ -631,30 +695,23 @@ checks.check_coupling_inverse(my_inverse)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# `kept, moved = x.chunk(2, -1)`. The diagonal of the Jacobian holds ones and what else?
+# The kept part of $z$ is the kept part of $x$. So $s$ and $t$ are known.
 # </details>
 #
 # <details><summary>Hint 2</summary>
 #
-# (a) Sum over the moved coordinates, mind the sign. (b) Solve the equation for $x_\text{moved}$;
-# the kept part of $z$ is the kept part of $x$.
+# Solve the equation for $x_\text{moved}$: undo first what was done last.
 # </details>
 
 
 # %% tags=["solution"] jupyter={"source_hidden": true}
 # Solution
-def solution_log_det(x: Tensor, steer) -> Tensor:
-    s, _ = steer(x.chunk(2, -1)[0])
-    return -s.sum(-1)
-
-
 def solution_inverse(z: Tensor, steer) -> Tensor:
     kept, moved = z.chunk(2, -1)
     s, t = steer(kept)
     return torch.cat((kept, moved * s.exp() + t), -1)
 
 
-assert checks.check_coupling_log_det(solution_log_det)
 assert checks.check_coupling_inverse(solution_inverse)
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
@@ -694,7 +751,7 @@ def build_flow(kind: str, x: Tensor, components: int, seed: int) -> Flow:
 
 # %%
 def fit_flow(
-    x_train, x_val, *, kind="spline", components=32, steps=1200, batch=512, rate=1e-2, seed=0
+    x_train, x_val, *, kind="spline", components=32, steps=1000, batch=1024, rate=1e-2, seed=0
 ) -> Flow:
     """Maximum likelihood; x_train (n, d), x_val (m, d) -> a flow with log_prob(x) and sample(n)."""
     torch.manual_seed(seed)
@@ -723,7 +780,7 @@ def fit_flow(
 # %%
 started = time.perf_counter()
 realnvp_flow = fit_flow(
-    x_train, x_val, kind="realnvp", components=1, steps=REALNVP_STEPS, batch=1024, seed=SEED
+    x_train, x_val, kind="realnvp", components=1, steps=REALNVP_STEPS, seed=SEED
 )
 seconds = time.perf_counter() - started
 gap, error = gap_to_truth(realnvp_flow.log_prob(x_test))
@@ -742,6 +799,11 @@ _ = ax.set(ylim=(0.2, 1.0))
 # %% [markdown]
 # The validation curve comes down to the dashed floor and stays above it, as it must. (One batch may
 # fall below: its points were lucky.) Without the floor, "0.31 nats" would mean nothing.
+#
+# The two curves stay close: eight small layers cannot memorise ten thousand points. Where the
+# training curve ran away downwards while the validation curve turned upwards, we would stop
+# earlier, or take a smaller network. The function does the first by itself, because it keeps the
+# weights of the best validation score.
 #
 # The trained flow has to pass the same tests as the untrained one.
 
@@ -882,6 +944,11 @@ _ = fig.colorbar(ax.images[-1], ax=axes, label="density (per unit area)")
 # %% [markdown]
 # Same box, same colours. The moons are right, in shape and in brightness. Look closely: does a thin
 # bright thread join them?
+#
+# Two habits make such pictures honest. Both panels share one colour scale; otherwise each would be
+# stretched to its own maximum, and a density that is far too low would look the same. And the first
+# row of an image is its top, while the second coordinate grows upwards: without `origin="lower"`
+# the moons would hang upside down, a mistake that is easy to overlook when the data are symmetric.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 6 · Autoregressive flows
@@ -966,6 +1033,11 @@ assert sampling > 5 * scoring
 # %% [markdown]
 # Sampling is slower by about the number of dimensions, as predicted: 64 passes instead of one.
 #
+# Which direction should be the fast one? To fit data by maximum likelihood one scores many points:
+# take the masked form. To be a guide in variational inference one samples, and scores only one's
+# own samples, for which the noise is known: take the inverse form. Coupling layers are fast both
+# ways. That is why we built them first.
+#
 # Now the moons, five times: another training set and other first weights each time. That is what a
 # single number cannot show.
 
@@ -989,7 +1061,7 @@ def trial(kind: str, seed: int, **options) -> tuple[Flow, dict[str, float]]:
 
 # %%
 seeds = range(SEED, SEED + SEEDS)
-settings = {"components": 1, "steps": MAF_STEPS, "rate": 5e-3}
+settings = {"components": 1, "steps": MAF_STEPS, "batch": 512, "rate": 5e-3}
 fits = {"masked autoregressive (Pyro)": [trial("maf", seed, **settings) for seed in seeds]}
 maf_gaps = [row["gap"] for _, row in fits["masked autoregressive (Pyro)"]]
 assert min(maf_gaps) > 0.05 and max(maf_gaps) < 1.5
@@ -1031,7 +1103,7 @@ class Spline(nn.Module):
 # RealNVP gets its five trials, too; then the splines.
 
 # %%
-settings = {"components": 1, "steps": REALNVP_STEPS, "batch": 1024}
+settings = {"components": 1, "steps": REALNVP_STEPS}
 fits["RealNVP by hand"] = [trial("realnvp", seed, **settings) for seed in seeds[:2]]
 
 # %%
@@ -1041,7 +1113,7 @@ fits["RealNVP by hand"] += [trial("realnvp", seed, **settings) for seed in seeds
 fits["RealNVP by hand"] += [trial("realnvp", seed, **settings) for seed in seeds[4:]]
 
 # %%
-settings = {"components": 1, "steps": SPLINE_STEPS}
+settings = {"components": 1, "steps": SPLINE_STEPS, "batch": 512}
 fits["spline (zuko)"] = [trial("spline", seed, **settings) for seed in seeds[:3]]
 
 # %%
@@ -1095,6 +1167,11 @@ assert gaps["RealNVP by hand"] < gaps["masked autoregressive (Pyro)"] < gaps["on
 # moons are two pieces, apart from a negligible bridge. The flow must leave a thin thread between
 # them. This has nothing to do with preserving volume; it is topology.
 #
+# The flow pays for it twice. The thread itself holds probability that is missing on the moons. And
+# near the place where it leaves a moon, the map has to stretch enormously, so that the edge of the
+# moon is blurred. More layers make the thread thinner, never absent; and a map with huge
+# derivatives loses digits in its inverse.
+#
 # How much probability hangs in the thread? Let the **gap region** be all points in the box around
 # the moons that are more than four noise widths from both half circles. The truth has almost
 # nothing there. We integrate $q$ over it.
@@ -1107,9 +1184,9 @@ def leak(log_density) -> float:
     angle = torch.linspace(0, math.pi, 400, device=device)
     upper = torch.stack((angle.cos(), angle.sin()), -1)  # (400, 2)
     curves = torch.cat((upper, torch.tensor([1.0, 0.5], device=device) - upper))
-    away = torch.cat([torch.cdist(part, curves).min(1).values for part in x.split(20_000)])
+    away = torch.cat([torch.cdist(part, curves).min(1).values for part in x.split(10_000)])
     between = x[away > 4 * NOISE]
-    return cell * sum(log_density(part).exp().sum().item() for part in between.split(20_000))
+    return cell * sum(log_density(part).exp().sum().item() for part in between.split(10_000))
 
 
 leaks = {"the truth": leak(true_log_prob)}
@@ -1225,7 +1302,7 @@ train, val = (
     make_two_moons(len(x), noise=NOISE, seed=seed + SEED)  # the same points, with their labels
     for x, seed in ((x_train, 100), (x_val, 200))
 )
-settings = {"components": 1, "steps": CONDITIONAL_STEPS, "seed": SEED}
+settings = {"components": 1, "steps": CONDITIONAL_STEPS, "batch": 512, "seed": SEED}
 per_moon = [
     fit_flow(*(part.x[part.moon == m].to(device) for part in (train, val)), **settings)
     for m in (0, 1)
@@ -1405,38 +1482,11 @@ for name, g in guides.items():
 assert abs(estimate - log_evidence) < 0.02
 
 # %% [markdown]
-# ### Exercise 7 (10 minutes): the evidence from weights
-# Given $\log w_1, \dots, \log w_S$, return $\log \frac1S \sum_s w_s$. It must survive weights like
-# $e^{-1000}$.
-
-
-# %% tags=["exercise"]
-def my_log_mean(log_w: Tensor) -> Tensor:
-    """log weights (s,) -> log of the mean weight ()."""
-    ...
-
-
-checks.check_log_evidence(my_log_mean)
-
-# %% [markdown]
-# <details><summary>Hint 1</summary>
-#
-# $e^{-1000}$ is zero in floating point. Which PyTorch function takes care of that?
-# </details>
-#
-# <details><summary>Hint 2</summary>
-#
-# `torch.logsumexp`; and what does the $1/S$ become in logarithms?
-# </details>
-
-
-# %% tags=["solution"] jupyter={"source_hidden": true}
-# Solution
-def solution_log_mean(log_w: Tensor) -> Tensor:
-    return log_w.logsumexp(0) - math.log(len(log_w))
-
-
-assert checks.check_log_evidence(solution_log_mean)
+# Read the second number of each line. With the flow nearly every draw counts: its weights are
+# almost equal, because $q$ is almost the posterior. With the mean-field Gaussian a few draws from
+# the far end of the arms carry nearly all the weight. The estimate is unbiased on paper, and yet
+# usually too low: the rare draws that would lift it have not come. The effective share is the
+# warning light; look at it whenever you use importance weights.
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ### Mode-seeking and mass-covering
@@ -1500,6 +1550,11 @@ _ = ax.legend(fontsize=10)
 # | typical use | compression, representation, images | densities, posteriors, simulators |
 #
 # They also combine: a flow as the VAE's posterior or prior tightens its bound.
+#
+# A rule of thumb: if you need to *evaluate* a density, take a flow; if you need a *summary* of the
+# data in few numbers, take a VAE; if you need posterior samples for a model that you can write down
+# and differentiate, begin with the samplers of lecture 2, and take a flow as the guide when they
+# are too slow or when many posteriors of the same kind are wanted.
 #
 # ## 12 · What you saw
 # - The log-determinant is the change of area. Forget the absolute value, the sign or the scale of
