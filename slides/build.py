@@ -47,9 +47,9 @@ VALUES = {
     "wine artefact": (WINE, r"mean field +aleatoric × ([\d.]+ ± [\d.]+)"),
     "wine linear": (WINE, ROW.format("linear", 1)),
     "wine network": (WINE, ROW.format("mean field", 1)),
-    "digits two": (DIGITS, r"Two latents: test ELBO (-[\d.]+)"),
-    "digits many": (DIGITS, r"32 latents: (-[\d.]+), and the bound"),
-    "digits bound": (DIGITS, r"bound with 500\s+draws (-[\d.]+) nats per image"),
+    "digits two": (DIGITS, r"this notebook, k = 2, in Pyro \| [^|]+ \| (-[\d.]+) \|"),
+    "digits many": (DIGITS, r"this notebook, k = 32 \| [^|]+ \| (-[\d.]+) \|"),
+    "digits bound": (DIGITS, r"this notebook, k = 32 \| [^|]+ \| -[\d.]+ \| (-[\d.]+) \|"),
     "moons realnvp": (MOONS, ROW.format("RealNVP by hand", 3)),
     "moons spline": (MOONS, ROW.format(r"spline \(zuko\)", 3)),
     "moons mixture": (MOONS, r"(?m)^gap ([\d.]+ ± [\d.]+) nats after"),
@@ -142,7 +142,8 @@ def prepare(folder: Path) -> None:
         picture(*source).save(folder / "figures" / f"{name}.png")
     text = (SLIDES / "lecture.md").read_text(encoding="utf-8")
     for name, source in VALUES.items():
-        text = text.replace(f"[[{name}]]", value(*source).replace("-", "−"))
+        number = value(*source).replace("-", "−").replace(" ", "\u00a0")  # never broken
+        text = text.replace(f"[[{name}]]", number)
     (folder / "lecture.md").write_text(text, encoding="utf-8", newline="\n")
     shutil.copy(SLIDES / "theme.css", folder)
 
