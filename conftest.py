@@ -15,5 +15,6 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tools"), NO_NETWORK]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [NO_NETWORK, os.environ.get("PYTHONPATH")]))
 os.environ["COURSE_DATA_DIR"] = tempfile.mkdtemp(prefix="course-data-")
 os.environ["MPLBACKEND"] = "agg"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers share the cores
 
 import sitecustomize  # noqa: E402, F401 - this process was started without it
