@@ -71,7 +71,7 @@ SUBSET_SEEDS = 5  # repetitions of the small-data experiment
 SUBSET_STEPS = 400  # of Adam, in that experiment
 TOY_STEPS = 1500  # of Adam, for each variational fit of section 11
 NUTS_WARMUP = 150  # steps of NUTS that tune its step size
-NUTS_SAMPLES = 150  # kept steps of NUTS, for each of two chains
+NUTS_SAMPLES = 250  # kept steps of NUTS, for each of two chains
 
 # %%
 seed_everything(SEED)
@@ -1106,11 +1106,12 @@ def fit_heteroscedastic_bnn(x, y, *, seed, hidden=50, steps=800, rate=0.02):
 noisy = fit_heteroscedastic_bnn(x_train, y_train, seed=SEED)
 print("one noise scale     RMSE {:.3f}, log density {:.3f}".format(*judge(bnn)))
 print("noise as an output  RMSE {:.3f}, log density {:.3f}".format(*judge(noisy)))
-assert judge(noisy)[1] > judge(bnn)[1] - 0.03 and abs(judge(noisy)[0] - judge(bnn)[0]) < 0.04
+assert judge(noisy)[1] > judge(bnn)[1] - 0.06 and abs(judge(noisy)[0] - judge(bnn)[0]) < 0.04
 
 # %% [markdown]
-# The RMSE hardly moves. The log density improves: the model knows better when it does not know.
-# **Which wines are noisy?** We correlate the predicted scale with each measurement.
+# The RMSE hardly moves. The log density tends to improve: the model knows better when it does not
+# know. On 192 validation wines the difference is within chance; section 12 measures it on all
+# wines.
 
 # %%
 mean, scale = in_points(noisy, x_val)
@@ -1127,12 +1128,13 @@ residual = (y_val - mean.mean(0)).abs()
 quiet, loud = residual[order[: len(order) // 3]].mean(), residual[order[-len(order) // 3 :]].mean()
 print(f"mean absolute error: quietest third {quiet:.2f}, noisiest third {loud:.2f} points")
 print(f"strongest link: {strongest}")
-assert loud > 1.05 * quiet
+assert loud > quiet
 
 # %% [markdown]
-# The bars say which measurements go with disagreement; the strong and alcoholic wines divide the
-# tasters most. And the claim holds: errors in the third that the network calls noisy are larger
-# than in the third that it calls quiet.
+# The bars say which measurements go with disagreement: wines with much sulphate, sugar and alcohol
+# divide the tasters most, and sulphur dioxide goes the other way. A correlation is no cause. But
+# the claim itself can be tested, and holds: errors in the third that the network calls noisy are
+# larger than in the third that it calls quiet.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 9 Can we trust the intervals?
@@ -1208,7 +1210,8 @@ _ = plot_calibration(y_val, draws, ax=axes[1])
 # %%
 for mass in (0.5, 0.8, 0.9, 0.95):
     print(f"{mass:.0%} interval holds {coverage(y_val, draws, mass=mass):.0%}")
-assert all(abs(coverage(y_val, draws, mass=mass) - mass) < 0.14 for mass in (0.5, 0.8, 0.9, 0.95))
+assert abs(coverage(y_val, draws, mass=0.5) - 0.5) < 0.2
+assert all(abs(coverage(y_val, draws, mass=m) - m) < 0.12 for m in (0.8, 0.9, 0.95))
 assert abs(right - 0.9) < 0.09
 
 # %% [markdown]
@@ -1423,7 +1426,7 @@ r_hat = split_gelman_rubin(functions, chain_dim=0, sample_dim=1)
 ess = effective_sample_size(functions, chain_dim=0, sample_dim=1)
 print(f"R-hat: median {r_hat.median():.3f}, largest {r_hat.max():.3f}")
 print(f"effective sample size: median {ess.median():.0f}, smallest {ess.min():.0f}")
-assert r_hat.median() < 1.2 and ess.median() > 20
+assert r_hat.median() < 1.25 and ess.median() > 10
 
 # %% [markdown]
 # ### The approximations
@@ -1482,16 +1485,23 @@ in_gap = toy_line[:, 0].abs() < 0.7
 doubt_in_gap = {name: f.std(0)[in_gap].mean().item() for name, f in found.items()}
 for name, value in doubt_in_gap.items():
     print(f"{name:16s} doubt in the gap {value:.2f} = {value / doubt_in_gap['NUTS']:.0%} of NUTS")
-assert doubt_in_gap["mean field"] < 0.75 * doubt_in_gap["NUTS"]
+assert doubt_in_gap["mean field"] < 0.9 * doubt_in_gap["NUTS"]
 
 # %% [markdown]
 # Each panel: the mean of the functions in blue, their 90 % band in light blue, the data in orange.
 #
-# **Read the gap.** NUTS opens a wide band between the clusters: many curves fit the data and differ
-# there. Mean field does not: its band is far too narrow just where doubt matters. It can make the
-# weights uncertain only one by one, and most such changes spoil the fit at the data. A full
-# covariance allows changes that compensate each other, but sits on one hill of many. A deep
-# ensemble visits several hills with no width. Dropout's doubt has little to do with the data's gap.
+# **Read the gap.** NUTS opens a wide band between the clusters, and on both sides: many curves fit
+# the data and differ there. Mean field opens about half as much, and hardly any outside. It can
+# make the weights uncertain only one by one, and most such changes spoil the fit at the data, so
+# it keeps them small. A full covariance allows changes that compensate each other, but sits on one
+# hill of many, and on this toy gains little. The deep ensemble visits several hills and spreads
+# well in the gap; nothing guarantees that, and outside it is almost as sure as mean field. Dropout
+# is unsure everywhere, at the data too, where there is no reason to be: its doubt has little to do
+# with the gap.
+#
+# **Read R-hat, too.** The median over the line is near 1. The largest value, where the curves
+# differ most, is not: two short chains are a rough reference there. The *order* of the widths is
+# safe, the second digit is not. Raise `NUTS_SAMPLES` if you can wait.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 12 One table
@@ -1750,13 +1760,13 @@ assert gift["nearest"] > 0.05 and abs(gift["linear"]) < 0.02
 # - One wine in five had a twin in a random training set. Splits come before models.
 # - A straight line is hard to beat; a network that is trained to the end is worse.
 # - ELBO plus a divergence is the log evidence, always. A full-covariance guide closed the gap on a
-#   linear model; mean field left several nats and understated some weights' doubt by half.
+#   linear model; mean field left two to three nats and understated some weights' doubt by half.
 # - The predictive density is an average of densities over weights; RMSE belongs to the mean.
 # - Doubt splits into noise and ignorance. Only ignorance shrinks with data, if the approximation is
 #   good enough; mean field with few data mixed them up.
 # - 90 % intervals held about 90 %, once the noise was in them. Log densities on integers can be
 #   cheated; coverage and CRPS cannot so easily.
-# - In a gap between data, mean field was far surer than NUTS.
+# - In a gap between data, mean field had about half the doubt of NUTS.
 #
 # ## In practice
 # - Begin with the constant, the line, and the split.
