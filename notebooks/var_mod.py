@@ -80,6 +80,7 @@ seed_everything(SEED)
 device = get_device(DEVICE)
 _ = set_threads()
 use_course_style()
+plt.rcParams["figure.dpi"] = 80  # many pictures: keeps the file small
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 1. Digits without labels
@@ -239,8 +240,10 @@ assert codes.shape == (2000, 2) and 110 < distortion < 165
 
 # %%
 def plot_codes(z, labels, ax):
-    """Scatter two-dimensional codes, one colour per digit."""
-    dots = ax.scatter(*z.T.cpu(), c=labels, cmap="tab10", s=5, vmin=-0.5, vmax=9.5, rasterized=True)
+    """Scatter the first 1,000 two-dimensional codes, one colour per digit."""
+    dots = ax.scatter(
+        *z[:1000].T.cpu(), c=labels[:1000], cmap="tab10", s=5, vmin=-0.5, vmax=9.5, rasterized=True
+    )
     ax.set(xlabel="$z_1$", ylabel="$z_2$")
     plt.colorbar(dots, ax=ax, ticks=range(10), label="digit")
 
@@ -938,21 +941,21 @@ assert checks.check_vae_loss(solution_vae_loss)
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 8. What it learnt
 # **Question:** is the plane of codes now one we can draw from? The prior is $N(0, I)$. So take a
-# grid that is even *under the prior*, 15 quantiles along each axis, and decode it. **Predict
+# grid that is even *under the prior*, 12 quantiles along each axis, and decode it. **Predict
 # first:** what lies between two digits?
 
 # %%
-steps = torch.linspace(0.03, 0.97, 15, device=device)
-quantile = dist.Normal(0.0, 1.0).icdf(steps)  # (15,)
+steps = torch.linspace(0.03, 0.97, 12, device=device)
+quantile = dist.Normal(0.0, 1.0).icdf(steps)  # (12,)
 plane = torch.cartesian_prod(quantile.flip(0), quantile).flip(-1)  # rows: z_2 downwards
 with torch.no_grad():
-    manifold = flat.decoder(plane).sigmoid()  # (225, d), pixel means
+    manifold = flat.decoder(plane).sigmoid()  # (144, d), pixel means
     mu_test, sigma_test = flat.posterior(x_test)
     z_test = mu_test + sigma_test * torch.randn_like(mu_test)
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(10, 4.6))
-plot_images(manifold, rows=15, ax=axes[0]).set_title("decoded plane (pixel means)", fontsize=11)
+plot_images(manifold, rows=12, ax=axes[0]).set_title("decoded plane (pixel means)", fontsize=11)
 plot_codes(z_test, digits.y_test, axes[1])
 for radius in (1, 2):
     axes[1].add_patch(plt.Circle((0, 0), radius, fill=False, linestyle="--"))
@@ -1221,9 +1224,9 @@ ax.set(xlabel="draws $K$", ylabel="nats per test image")
 _ = ax.legend()
 
 # %% [markdown]
-# The bound rises with every draw, and ever more slowly: a log likelihood is some four nats above the
-# ELBO, or more. Calling the ELBO "the likelihood" would sell the model below its worth, and compare
-# it unfairly with models whose likelihood is exact, such as flows.
+# The bound rises with every draw, and ever more slowly: the log likelihood is some four nats above
+# the ELBO, or more. Calling the ELBO "the likelihood" would sell the model below its worth, and
+# compare it unfairly with models whose likelihood is exact, such as flows.
 #
 # ### Where do the missing nats go?
 # The gap is $\text{KL}(q_\phi(z \mid x) \| p_\theta(z \mid x))$. Part of it is the Gaussian shape
@@ -1524,7 +1527,7 @@ _ = ax.set_title(f"one dot per choice of {LABELS} labels", fontsize=11)
 # ## 12. A warning
 # A model of $p(x)$ seems to be a perfect alarm: what is unlikely is strange. **Predict first:**
 # order these by their ELBO: real digits, digits with black and white exchanged, digits with their
-# pixels shuffled, an empty image, digits with the lower half erased.
+# pixels shuffled, digits with the lower half erased.
 
 # %%
 shuffle = torch.randperm(d, generator=torch.Generator().manual_seed(0)).to(device)
@@ -1535,7 +1538,6 @@ strange = {
     "inverted": 1 - x_test,
     "shuffled": x_test[:, shuffle],
     "lower half erased": erased,
-    "empty": torch.zeros_like(x_test[:200]),
 }
 scores = {name: vae.elbo(images).cpu() for name, images in strange.items()}
 
@@ -1543,7 +1545,7 @@ scores = {name: vae.elbo(images).cpu() for name, images in strange.items()}
 fig, ax = plt.subplots()
 for place, values in enumerate(scores.values()):
     ax.plot(values, place + 0.3 * (torch.rand(len(values)) - 0.5), ".", alpha=0.2, rasterized=True)
-ax.set(xlabel="ELBO (nats)", yticks=range(5), yticklabels=list(scores), xlim=(-1500, 20))
+ax.set(xlabel="ELBO (nats)", yticks=range(4), yticklabels=list(scores), xlim=(-1500, 20))
 _ = ax.set_title("to the right: 'more likely than digits'", fontsize=11)
 
 
@@ -1558,14 +1560,14 @@ for name, values in scores.items():
     print(f"{name:18s} {values.mean():8.1f} nats, alarm works in {works[name]:.0%}")
 assert works["inverted"] > 0.99
 assert works["shuffled"] > 0.99
-assert works["lower half erased"] < 0.5
-assert scores["empty"].mean() > scores["digits"].max()
+assert 0.35 < works["lower half erased"] < 0.75
 
 # %% [markdown]
-# Inverted and shuffled digits are detected. But digits cut in half are *more* likely than whole
-# ones, and an empty image beats every single digit, although no training image was empty.
-# Likelihood rewards images that are *simple*, not images that are usual. Nor is this a trick with
-# erased pixels. Leave the ones out of the training set and ask for them:
+# Inverted and shuffled digits are detected without fail (the inverted ones lie far to the left of
+# the picture). But for digits cut in half the alarm is little better than a coin, although no
+# training image looked like that. What is missing costs nothing: likelihood rewards images that are
+# *simple*, and simple is not the same as usual. It can be worse than a coin. Leave the ones out of
+# the training set and ask for them. **Predict first:** will the model be surprised?
 
 # %%
 keep = digits.y_train[:6000] != 1
@@ -1577,12 +1579,13 @@ print(
     f"never seen: ones {score[ones].mean():.1f} nats; seen: others {score[~ones].mean():.1f} nats"
 )
 print(f"the alarm works in {rate_ones:.0%} of the cases")
-assert rate_ones < 0.4
+assert rate_ones < 0.3
 
 # %% [markdown]
-# The model has never seen a one, and finds ones *more* likely than the digits it was trained on. Do
-# not use the likelihood of a deep generative model as an alarm (Nalisnick et al. 2019) without a
-# test on strange data of the kind you fear.
+# The model has never seen a one, and finds ones *more* likely than the digits it was trained on:
+# the alarm works far less often than a coin would. A one has few black pixels and few ways to go
+# wrong. Do not use the likelihood of a deep generative model as an alarm (Nalisnick et al. 2019)
+# without a test on strange data of the kind you fear.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 13. What you saw
@@ -1599,7 +1602,7 @@ display(
 - β = 784, a mean over pixels in disguise, switches all latents off.
 - With {LABELS} labels, the encoder's hidden layer beat pixels by {gains["hidden layer"]:.1%};
   the codes themselves: {gains["codes"]:+.1%}.
-- An empty image is "likelier" than every digit.
+- A model that never saw a one ranks a one below another digit in only {rate_ones:.0%} of pairs.
 """)
 )
 
