@@ -131,7 +131,7 @@ x_val, x_test = binarise(grey_val), binarise(grey_test)
 assert set(x_test.unique().tolist()) == {0.0, 1.0}
 
 # %%
-fig, axes = plt.subplots(3, 1, figsize=(8, 3.2))
+fig, axes = plt.subplots(3, 1, figsize=(7, 2.8))
 versions = {"grey": grey_test, "thresholded": (grey_test > 0.5).float(), "sampled": x_test}
 for ax, (name, images) in zip(axes, versions.items(), strict=True):
     plot_images(images[:14], rows=1, ax=ax).set_title(name, loc="left", fontsize=11)
@@ -254,18 +254,19 @@ with torch.no_grad():
     drawn = decoder(random_codes).sigmoid()
 
 # %%
-fig, axes = plt.subplots(1, 2, figsize=(10, 4))
+fig, axes = plt.subplots(1, 2, figsize=(8.5, 3.4))
 plot_codes(codes, digits.y_test, axes[0])
 axes[0].plot(*random_codes.T.cpu(), "kx", label="random codes")
 axes[0].legend(loc="lower left", fontsize=9)
 plot_images(drawn, rows=5, ax=axes[1]).set_title("decoded random codes (pixel means)", fontsize=11)
 
 # %% [markdown]
-# Left: codes of the test digits. The digits do fall into groups, without any label. Right: thirty
-# codes drawn evenly over the box around all codes, decoded. Many are smears: the crosses often land
-# where no digit was ever encoded, and there the decoder was never trained. How much of the box is
-# such no-man's-land? Lay a grid of 20 × 20 cells over the box and count the cells without any code
-# of the 2,000 test digits.
+# Left: codes of the first thousand test digits. The digits do fall into groups, without any label.
+# Right: thirty codes drawn evenly over the box around all codes, decoded. Some are digits, mostly
+# of the two or three kinds whose codes take up much room. Many are smears or blends: the crosses
+# often land where no digit was ever encoded, and there the decoder was never trained. How much of
+# the box is such no-man's-land? Lay a grid of 20 × 20 cells over the box and count the cells
+# without any code of the 2,000 test digits.
 
 # %%
 cell = ((codes - low) / (high - low) * 20).long().clamp(max=19)  # (n, 2), a 20 x 20 grid
@@ -954,7 +955,7 @@ with torch.no_grad():
     z_test = mu_test + sigma_test * torch.randn_like(mu_test)
 
 # %%
-fig, axes = plt.subplots(1, 2, figsize=(10, 4.6))
+fig, axes = plt.subplots(1, 2, figsize=(8.5, 4))
 plot_images(manifold, rows=12, ax=axes[0]).set_title("decoded plane (pixel means)", fontsize=11)
 plot_codes(z_test, digits.y_test, axes[1])
 for radius in (1, 2):
@@ -1339,7 +1340,7 @@ panels = {
 }
 
 # %%
-fig, axes = plt.subplots(5, 1, figsize=(8, 5.6))
+fig, axes = plt.subplots(5, 1, figsize=(7, 4.9))
 for ax, (name, images) in zip(axes, panels.items(), strict=True):
     plot_images(images, rows=1, ax=ax).set_title(name, loc="left", fontsize=11)
 
@@ -1387,6 +1388,11 @@ assert max(points, key=lambda beta: -sum(points[beta])) == 1.0
 assert units[DIAL[-1]] < units[1.0]
 
 # %% [markdown]
+# Read the left picture from the lower right to the upper left. There, codes are long and the
+# decoder has little left to say; here, codes are short and the decoder has to guess. The two ends
+# are known: with no code at all the distortion is that of the pixel frequencies, 206 nats, and it
+# can never fall below the noise of the binarisation, 46 nats, however long the code.
+#
 # Left: the rate–distortion curve. A model is free to move along it, and β decides where it stops:
 # at the point where one more nat of rate saves just β nats of distortion. The printed slopes show
 # it: between two neighbouring values of β, the exchange rate lies between these two values. Right:
@@ -1413,12 +1419,15 @@ for name, m in {"β = 784 (mean over pixels)": collapsed, "β = 1": dial[1.0]}.i
     assert (units_on == 0 and rate < 0.1) if m is collapsed else units_on >= 6
 
 # %%
-fig, axes = plt.subplots(2, 1, figsize=(8, 2.2))
+fig, axes = plt.subplots(2, 1, figsize=(7, 2))
 for ax, (name, m) in zip(axes, {"collapsed": collapsed, "cured": dial[1.0]}.items(), strict=True):
     drawn = m.sample(14, seed=SEED, means=True)
     plot_images(drawn, rows=1, ax=ax).set_title(f"{name}: generated (means)", loc="left")
 
 # %% [markdown]
+# Note that nothing crashed. The first number, the loss per pixel that such a script prints, is
+# small and looks as if something had been learnt; only rate, active units and pictures tell.
+#
 # The collapsed model's loss looks small and its images are all the same blob. Rate and active units
 # detect it at once. The cure here is the right loss. Where collapse comes with the *right* loss
 # (powerful decoders, a start that is too eager to please the prior), raise β from 0 to 1 over the
@@ -1595,7 +1604,7 @@ display(
     Markdown(f"""
 - An autoencoder reconstructs; {empty:.0%} of the box of its codes decodes to nothing known.
 - Brute force for $p(x)$ works for $k = 1$ and misses {missing[10_000][-1]:.0f} nats for $k = 16$.
-- The ELBO of a linear VAE came within {best - reached:.3f} nats of the exact optimum.
+- The ELBO of a linear VAE came within {abs(best - reached):.3f} nats of the exact optimum.
 - One reparametrised draw was worth {ratio:.0f} of the score function.
 - Two latents: test ELBO {flat_elbo:.1f}; {LATENT} latents: {elbo.mean():.1f} nats per image, and
   the bound with 500 draws {bounds[500]:.1f}.
