@@ -320,3 +320,8 @@ def test_missing_and_altered_bundled_file(tmp_path, monkeypatch):
     assert data.SOURCES["winequality-red.csv"].sha256 in str(caught.value)
     assert hashlib.sha256(b"altered").hexdigest() in str(caught.value)
     assert path.exists()  # never removes what git keeps
+
+
+def test_two_moons_density_has_a_gradient():
+    x = torch.tensor([[0.3, 0.9], [1.2, -0.4]], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: two_moons_log_prob(x, noise=0.2), x)
