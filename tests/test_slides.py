@@ -298,14 +298,13 @@ def test_announced_notebooks_have_the_announced_sections():
 
 @pytest.mark.parametrize("name", ["wine", "moons"])
 def test_text_in_a_picture_from_a_notebook_is_large_enough(name):
-    """Notebooks draw at 100 dots per inch with 12 points, unless a cell says otherwise."""
+    """Notebooks draw with 12 points, unless a cell says otherwise."""
     cell = build.picture_cell(*build.PICTURES[name][:2])
     sizes = [float(size) for size in re.findall(r"\b(?:font)?size=([\d.]+)", cell.source)]
-    points = min([12.0, *sizes])
-    with Image.open(SLIDES / "figures" / f"{name}.png") as image:
-        width = image.width
+    image = build.picture(*build.PICTURES[name])
+    inches = image.width / image.info["dpi"][0]
     shown = int(re.search(rf"w:(\d+) [^\]]*\]\(figures/{name}\.png", TEXT)[1])
-    assert points * 100 / 72 * shown / width >= SMALLEST
+    assert min([12.0, *sizes]) / 72 * shown / inches >= SMALLEST
 
 
 def test_part_of_a_picture_is_cut_out_along_white_edges(prepared):
