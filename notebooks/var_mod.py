@@ -423,7 +423,16 @@ assert missing[100][-1] > missing[10_000][-1]
 # ### Exercise 1: derive and code the rate (15 minutes)
 # Derive the formula above from $\text{KL}(q\|p) = E_q[\log q(z) - \log p(z)]$, with pencil and
 # paper. Then code it: `mu` and `sigma` have shape `(n, k)`, the answer has shape `(n,)`, in nats.
-#
+
+
+# %% tags=["exercise"]
+def my_gaussian_kl(mu, sigma): ...  # your code
+
+
+checks.check_gaussian_kl(my_gaussian_kl)
+
+
+# %% [markdown]
 # <details><summary>Hint 1</summary>
 #
 # Both densities factorise over dimensions, so one dimension is enough. What is $E_q[(z-\mu)^2]$,
@@ -441,13 +450,6 @@ assert missing[100][-1] > missing[10_000][-1]
 # The sum runs over the last axis: `.sum(-1)`. The logarithm of the variance is `2 * sigma.log()`.
 #
 # </details>
-
-
-# %% tags=["exercise"]
-def my_gaussian_kl(mu, sigma): ...  # your code
-
-
-checks.check_gaussian_kl(my_gaussian_kl)
 
 
 # %% tags=["solution"] jupyter={"source_hidden": true}
@@ -640,7 +642,16 @@ _ = axes[1].legend(loc="upper left", fontsize=9)
 # Write `my_ppca_posterior(x, w, s)` for data `x` `(n, d)` with $m = 0$, weights `w` `(d, k)` and
 # noise standard deviation `s` (a float): return the mean `(n, k)` and the covariance `(k, k)` side
 # by side in one tensor `(n + k, k)`, with `torch.cat([mean, covariance])`.
-#
+
+
+# %% tags=["exercise"]
+def my_ppca_posterior(x, w, s): ...  # your code
+
+
+checks.check_ppca_posterior(my_ppca_posterior)
+
+
+# %% [markdown]
 # <details><summary>Hint 1</summary>
 #
 # The log posterior is a quadratic in $z$: collect the terms of $-\frac{1}{2s^2}\|x - Wz\|^2 -
@@ -652,13 +663,6 @@ _ = axes[1].legend(loc="upper left", fontsize=9)
 # `torch.linalg.solve(m, w.T)` is $M^{-1} W^\top$, a `(k, d)` matrix. Your data are *rows*.
 #
 # </details>
-
-
-# %% tags=["exercise"]
-def my_ppca_posterior(x, w, s): ...  # your code
-
-
-checks.check_ppca_posterior(my_ppca_posterior)
 
 
 # %% tags=["solution"] jupyter={"source_hidden": true}
@@ -742,7 +746,16 @@ assert ratio > 20 and ratio_baseline > 1
 #
 # ### Exercise 3: write `reparametrise` (5 minutes)
 # Given `mu` and `log_sigma` `(n, k)` and noise `eps` `(s, n, k)`, return `z` `(s, n, k)`.
-#
+
+
+# %% tags=["exercise"]
+def my_reparametrise(mu, log_sigma, eps): ...  # your code
+
+
+checks.check_reparametrise(my_reparametrise)
+
+
+# %% [markdown]
 # <details><summary>Hint 1</summary>
 #
 # The encoder returns the *logarithm* of the standard deviation, so that any real number is allowed.
@@ -753,13 +766,6 @@ assert ratio > 20 and ratio_baseline > 1
 # Broadcasting adds the leading axis by itself. If `log_sigma = 0`, `z` is `mu + eps`.
 #
 # </details>
-
-
-# %% tags=["exercise"]
-def my_reparametrise(mu, log_sigma, eps): ...  # your code
-
-
-checks.check_reparametrise(my_reparametrise)
 
 
 # %% tags=["solution"] jupyter={"source_hidden": true}
@@ -908,7 +914,16 @@ assert abs(loss_pyro - loss_plain) < 1e-3
 #     kl = 0.5 * (mu**2 + sigma**2 - 1 - 2 * sigma.log()).sum(-1).mean()
 #     return reconstruction + kl
 # ```
-#
+
+
+# %% tags=["exercise"]
+def my_vae_loss(x, logits, mu, sigma): ...  # your code
+
+
+checks.check_vae_loss(my_vae_loss)
+
+
+# %% [markdown]
 # <details><summary>Hint 1</summary>
 #
 # Which axes does `binary_cross_entropy_with_logits` average over when you do not say anything?
@@ -920,13 +935,6 @@ assert abs(loss_pyro - loss_plain) < 1e-3
 # Section 10 calls that weight β.
 #
 # </details>
-
-
-# %% tags=["exercise"]
-def my_vae_loss(x, logits, mu, sigma): ...  # your code
-
-
-checks.check_vae_loss(my_vae_loss)
 
 
 # %% tags=["solution"] jupyter={"source_hidden": true}
@@ -1019,7 +1027,16 @@ _ = ipywidgets.interact(
 # ### Exercise 5: write the importance-weighted bound (15 minutes)
 # Given `log_joint` = $\log p(x, z_s)$ and `log_q` = $\log q(z_s \mid x)$, both `(s, n)`, return the
 # bound `(n,)` in nats. Values near −1,000 must not break it.
-#
+
+
+# %% tags=["exercise"]
+def my_importance_bound(log_joint, log_q): ...  # your code
+
+
+checks.check_importance_bound(my_importance_bound)
+
+
+# %% [markdown]
 # <details><summary>Hint 1</summary>
 #
 # $\exp(-1000)$ is 0 for a computer. `torch.logsumexp` knows how to avoid that.
@@ -1031,13 +1048,6 @@ _ = ipywidgets.interact(
 # be `log_joint - log_q`.
 #
 # </details>
-
-
-# %% tags=["exercise"]
-def my_importance_bound(log_joint, log_q): ...  # your code
-
-
-checks.check_importance_bound(my_importance_bound)
 
 
 # %% tags=["solution"] jupyter={"source_hidden": true}
@@ -1278,7 +1288,16 @@ assert 0 < gain < total
 #
 # ### Exercise 6: count the active units (10 minutes)
 # Given the means `mu` `(n, k)`, return the number of active units.
-#
+
+
+# %% tags=["exercise"]
+def my_active_units(mu): ...  # your code
+
+
+checks.check_active_units(my_active_units)
+
+
+# %% [markdown]
 # <details><summary>Hint 1</summary>
 #
 # The variance is taken over the images, the first axis, of the *mean* $z_\mu$, not of draws: a dead
@@ -1290,13 +1309,6 @@ assert 0 < gain < total
 # `(… > 0.01).sum()` counts. The threshold is on the variance, not on the standard deviation.
 #
 # </details>
-
-
-# %% tags=["exercise"]
-def my_active_units(mu): ...  # your code
-
-
-checks.check_active_units(my_active_units)
 
 
 # %% tags=["solution"] jupyter={"source_hidden": true}
@@ -1441,7 +1453,16 @@ for ax, (name, m) in zip(axes, {"collapsed": collapsed, "cured": dial[1.0]}.item
 #
 # Write its log density for grey `x` and `logits` $= \log\frac{\lambda}{1-\lambda}$, both `(n, d)`,
 # summed over pixels: `(n,)`, nats.
-#
+
+
+# %% tags=["exercise"]
+def my_continuous_bernoulli(x, logits): ...  # your code
+
+
+checks.check_continuous_bernoulli(my_continuous_bernoulli)
+
+
+# %% [markdown]
 # <details><summary>Hint 1</summary>
 #
 # With the logit $l$, the density is proportional to $e^{l x}$ on $[0, 1]$. Integrate that.
@@ -1458,13 +1479,6 @@ for ax, (name, m) in zip(axes, {"collapsed": collapsed, "cured": dial[1.0]}.item
 # `torch.where`; inside, replace such $l$ by a harmless number first.
 #
 # </details>
-
-
-# %% tags=["exercise"]
-def my_continuous_bernoulli(x, logits): ...  # your code
-
-
-checks.check_continuous_bernoulli(my_continuous_bernoulli)
 
 
 # %% tags=["solution"] jupyter={"source_hidden": true}

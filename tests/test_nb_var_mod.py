@@ -8,10 +8,10 @@ import math
 
 import pytest
 import torch
-from lift import lift
 from torch import nn
 
 from course_utils import checks
+from lift import lift
 
 nb = lift("var_mod")
 
