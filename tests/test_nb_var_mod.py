@@ -335,3 +335,38 @@ def test_check_says_what_is_wrong(name, number):
 @pytest.mark.parametrize("nonsense", NONSENSE)
 def test_check_survives_nonsense(name, nonsense):
     assert not getattr(checks, f"check_{name}")(nonsense)
+
+
+# The benchmark on all of MNIST: its parts on tiny data, and what its stored result must say
+
+
+def test_benchmark_fits_and_scores_the_stock_model(monkeypatch):
+    import importlib.util
+    from pathlib import Path
+
+    path = Path(__file__).resolve().parents[1] / "benchmarks" / "vae_full.py"
+    spec = importlib.util.spec_from_file_location("vae_full", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    x = two_clusters(600)
+    stock, seconds, processor = module.timed(module.fit_stock, x, 5)
+    found = module.score(stock, x, seconds, processor)
+    assert found["elbo"] < found["bound_500"] < 0 and found["training_seconds"] > 0
+    before = module.StockVae(6)
+    assert found["elbo"] > before.elbo(x).mean() + 0.1
+
+
+def test_stored_benchmark_is_ahead_of_the_references():
+    import json
+    from pathlib import Path
+
+    path = Path(__file__).resolve().parents[1] / "benchmarks" / "vae_full.json"
+    stored = json.loads(path.read_text())
+    assert stored["long"]["notebook"]["bound_500"] > -86.76  # Burda et al. (2016), VAE, 50 latents
+    if "five" in stored:
+        assert stored["five"]["notebook"]["training_seconds"] < 300
+        assert stored["five"]["notebook"]["bound_500"] >= -88
+    if "equal" in stored:
+        ours, stock = stored["equal"]["notebook"], stored["equal"]["stock"]
+        assert ours["training_seconds"] <= stock["training_seconds"]
+        assert ours["elbo"] > stock["elbo"] and ours["bound_500"] > stock["bound_500"]
