@@ -102,7 +102,7 @@ def plot_intervals(
     ax.plot(rank, draws.mean(0)[order], color=PALETTE["blue"], label="predictive mean")
     ax.plot(rank, observed[order], ".", color=PALETTE["orange"], label="observed")
     ax.set(xlabel="rank of the predictive mean", ylabel=unit, title=f"{inside:.0%} lie inside")
-    ax.legend(ncols=3, loc="upper left")
+    ax.legend(ncols=3, loc="upper left", fontsize="small", columnspacing=1, handlelength=1)
     return ax
 
 
