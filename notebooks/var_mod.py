@@ -426,7 +426,8 @@ assert missing[100][-1] > missing[10_000][-1]
 
 
 # %% tags=["exercise"]
-def my_gaussian_kl(mu, sigma): ...  # your code
+def my_gaussian_kl(mu, sigma):
+    return None  # replace this line by your code
 
 
 checks.check_gaussian_kl(my_gaussian_kl)
@@ -645,7 +646,8 @@ _ = axes[1].legend(loc="upper left", fontsize=9)
 
 
 # %% tags=["exercise"]
-def my_ppca_posterior(x, w, s): ...  # your code
+def my_ppca_posterior(x, w, s):
+    return None  # replace this line by your code
 
 
 checks.check_ppca_posterior(my_ppca_posterior)
@@ -749,7 +751,8 @@ assert ratio > 20 and ratio_baseline > 1
 
 
 # %% tags=["exercise"]
-def my_reparametrise(mu, log_sigma, eps): ...  # your code
+def my_reparametrise(mu, log_sigma, eps):
+    return None  # replace this line by your code
 
 
 checks.check_reparametrise(my_reparametrise)
@@ -917,7 +920,8 @@ assert abs(loss_pyro - loss_plain) < 1e-3
 
 
 # %% tags=["exercise"]
-def my_vae_loss(x, logits, mu, sigma): ...  # your code
+def my_vae_loss(x, logits, mu, sigma):
+    return None  # replace this line by your code
 
 
 checks.check_vae_loss(my_vae_loss)
@@ -1030,7 +1034,8 @@ _ = ipywidgets.interact(
 
 
 # %% tags=["exercise"]
-def my_importance_bound(log_joint, log_q): ...  # your code
+def my_importance_bound(log_joint, log_q):
+    return None  # replace this line by your code
 
 
 checks.check_importance_bound(my_importance_bound)
@@ -1291,7 +1296,8 @@ assert 0 < gain < total
 
 
 # %% tags=["exercise"]
-def my_active_units(mu): ...  # your code
+def my_active_units(mu):
+    return None  # replace this line by your code
 
 
 checks.check_active_units(my_active_units)
@@ -1456,7 +1462,8 @@ for ax, (name, m) in zip(axes, {"collapsed": collapsed, "cured": dial[1.0]}.item
 
 
 # %% tags=["exercise"]
-def my_continuous_bernoulli(x, logits): ...  # your code
+def my_continuous_bernoulli(x, logits):
+    return None  # replace this line by your code
 
 
 checks.check_continuous_bernoulli(my_continuous_bernoulli)
