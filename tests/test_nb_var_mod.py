@@ -349,9 +349,9 @@ def test_benchmark_fits_and_scores_the_stock_model(monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     x = two_clusters(600)
-    stock, seconds, processor = module.timed(module.fit_stock, x, 5)
+    stock, seconds, processor = module.timed(module.fit_stock, x, 60)
     found = module.score(stock, x, seconds, processor)
-    assert found["elbo"] < found["bound_500"] < 0 and found["training_seconds"] > 0
+    assert found["elbo"] < found["bound_500"] + 0.05 < 0 and found["training_seconds"] > 0
     before = module.StockVae(6)
     assert found["elbo"] > before.elbo(x).mean() + 0.1
 
