@@ -1565,16 +1565,16 @@ def fit_deep_ensemble(x, y, *, seed, hidden=50, members=5, steps=100, rate=0.01)
 # %% [markdown]
 # **Five Bayesian networks.** Mean field sits on one hill, a deep ensemble has no width. Take both:
 # five mean-field, heteroscedastic networks with smooth units, trained together by the ELBO in plain
-# PyTorch. The KL term has weight $T = 0.4$: a *cold* posterior (Wenzel et al. 2020), because mean
+# PyTorch. The KL term has weight $T = 0.3$: a *cold* posterior (Wenzel et al. 2020), because mean
 # field pays too much for every weight it uses. That is no longer Bayes' theorem, and $T$ was
 # chosen on validation wines. We say so, and show it beside the models that play by the rules.
 
 
 # %%
-def fit_bnn_ensemble(x, y, *, seed, hidden=50, members=5, steps=400, rate=0.03, temperature=0.4):
+def fit_bnn_ensemble(x, y, *, seed, hidden=50, members=5, steps=400, rate=0.03, temperature=0.3):
     """Mixture of heteroscedastic mean-field posteriors, KL weighted by the temperature."""
     pyro.set_rng_seed(seed)
-    prior = weight_prior(x, hidden, True)
+    prior = 1.5 * weight_prior(x, hidden, True)
     loc = (prior * torch.randn(members, len(prior)).to(x) / 1.5).requires_grad_()
     log_scale = (prior / 20).log().repeat(members, 1).requires_grad_()
 
@@ -1754,9 +1754,10 @@ assert gift["nearest"] > 0.05 and abs(gift["linear"]) < 0.02
 # | MC dropout (Gal and Ghahramani 2016) | 0.62 | −0.93 |
 # | deep ensemble (Lakshminarayanan et al. 2017) | 0.64 | −0.94 |
 #
-# These are not comparable with our table. On such random splits the functions of this
-# notebook reach figures that the tests of the course re-check: the mean-field network about 0.63
-# and −0.95, the mixture of five about 0.61 and −0.90.
+# These are not comparable with our table. On twenty such random splits the functions of this
+# notebook reach, where the straight line has 0.654 and −0.998: the mean-field network 0.635 and
+# −0.966, Laplace 0.630 and −0.958, the mixture of five 0.624 and −0.898. The splits themselves
+# matter as much as the models: another twenty move all rows by about 0.01 and 0.015 together.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 13 What you saw
