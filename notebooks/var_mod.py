@@ -258,7 +258,8 @@ fig, axes = plt.subplots(1, 2, figsize=(8.5, 3.4))
 plot_codes(codes, digits.y_test, axes[0])
 axes[0].plot(*random_codes.T.cpu(), "kx", label="random codes")
 axes[0].legend(loc="lower left", fontsize=9)
-plot_images(drawn, rows=5, ax=axes[1]).set_title("decoded random codes (pixel means)", fontsize=11)
+title = "decoded random codes (pixel means)"
+_ = plot_images(drawn, rows=5, ax=axes[1]).set_title(title, fontsize=11)
 
 # %% [markdown]
 # Left: codes of the first thousand test digits. The digits do fall into groups, without any label.
@@ -1163,7 +1164,7 @@ def draw_images(vae, n, seed, means):
 # - **A one-cycle learning rate**: up to 0.003, then down to almost zero.
 # - **A warm-up**: over the first half of the steps the price of the rate rises from 0 to 1.
 #   Otherwise latents switch off before the decoder has learnt to use them, and stay off (section
-#   10). Without the warm-up this fit loses about one nat.
+#   10). A shorter warm-up was worse when we tried it.
 # - **Fresh binarisation** of grey pixels in each batch. Binary data is left as it is.
 # - **Validation** twenty times; the weights with the best validation score are kept.
 
@@ -1651,7 +1652,7 @@ display(
 # - No good as an alarm without a test on strange data.
 #
 # ### On your own
-# - *(30 minutes)* Give `fit_vae` a KL warm-up. How many units are active after it?
+# - *(30 minutes)* Take the warm-up out of `fit_vae`. How many units are active then?
 # - *(30 minutes)* Replace the likelihood by the continuous Bernoulli and fit grey digits. Why can
 #   the score not be compared with any number above?
 # - *(60 minutes)* Train on the bound with $K = 5$ in place of the ELBO (an IWAE).
