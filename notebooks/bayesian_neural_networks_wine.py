@@ -1566,8 +1566,14 @@ def fit_deep_ensemble(x, y, *, seed, hidden=50, members=5, steps=100, rate=0.01)
 # **Five Bayesian networks.** Mean field sits on one hill, a deep ensemble has no width. Take both:
 # five mean-field, heteroscedastic networks with smooth units, trained together by the ELBO in plain
 # PyTorch. The KL term has weight $T = 0.3$: a *cold* posterior (Wenzel et al. 2020), because mean
-# field pays too much for every weight it uses. That is no longer Bayes' theorem, and $T$ was
-# chosen on validation wines. We say so, and show it beside the models that play by the rules.
+# field pays too much for every weight it uses. That is no longer Bayes' theorem, and the row
+# stands beside models that play by the rules.
+#
+# **How this row was tuned.** $T$ and the factor 1.5 on the prior were chosen by comparing about a
+# dozen settings on other random and grouped splits of these same 1,599 wines. Those splits overlap
+# the test folds below. The step counts and learning rates of the other models were tuned in the
+# same way, with fewer trials. So the table is somewhat kind to all of them, most to this one. Only
+# new wines could settle by how much.
 
 
 # %%
@@ -1603,7 +1609,9 @@ def fit_bnn_ensemble(x, y, *, seed, hidden=50, members=5, steps=400, rate=0.03, 
 # %% [markdown]
 # **The protocol.** Fold $k$ is the test set; everything else is for training (a model that needs to
 # stop in time sets its own wines aside). Five folds, five training seeds; every wine is tested
-# once. Nothing is chosen from here on: the test scores are used in this section only.
+# once. Within this
+# notebook nothing is chosen from here on, and no earlier section scores a model on fold 0. The
+# authors are less innocent: see the tuning above.
 
 
 # %%
