@@ -785,10 +785,9 @@ def fit_flow(
             optimiser.step()
         schedule.step()
         if step % 50 == 49 or step == steps - 1:
-            score = mean_nll(flow, x_val)
-            flow.history.append((loss.item(), score))
-            if score < best:
-                best, kept = score, copy.deepcopy(flow.state_dict())
+            flow.history.append((loss.item(), mean_nll(flow, x_val)))
+            if flow.history[-1][1] < best:
+                best, kept = flow.history[-1][1], copy.deepcopy(flow.state_dict())
     flow.load_state_dict(kept)
     return flow.requires_grad_(False)
 
@@ -1201,7 +1200,14 @@ def to_half_circle(x: Tensor) -> Tensor:
 
 
 # %% [markdown]
-# The lower moon is the upper one, turned around: $x \mapsto (1, \tfrac12) - x$ exchanges them.
+# The first function measures how far a point is from the upper half circle. Above the horizontal
+# axis that is the distance from the full circle, $|\,\|x\| - 1\,|$. Below the axis the nearest
+# point of the half circle is one of its two ends.
+#
+# The lower moon needs no function of its own. It is the upper one, turned around: the map
+# $x \mapsto (1, \tfrac12) - x$ exchanges the two moons and keeps all distances. So the distance
+# from the lower moon is the distance of the turned point from the upper one. The gap region is
+# where the smaller of the two distances exceeds four noise widths.
 
 
 # %%
