@@ -15,7 +15,7 @@ import sys
 from datetime import date
 from pathlib import Path
 
-REPETITIONS = 5
+REPETITIONS = 3
 SETTINGS = {
     "1 thread": {"OMP_NUM_THREADS": "1"},
     "2 threads, default waiting": {"OMP_NUM_THREADS": "2"},
@@ -25,7 +25,7 @@ SETTINGS = {
 STEP = """
 import sys, time, torch
 wide = sys.argv[1] == "wide"
-sizes, n, steps = ((784, 400, 784), 256, 100) if wide else ((11, 50, 1), 1120, 800)
+sizes, n, steps = ((784, 400, 784), 256, 60) if wide else ((11, 50, 1), 1120, 500)
 torch.manual_seed(0)
 layers = [torch.nn.Linear(sizes[0], sizes[1]), torch.nn.ReLU(), torch.nn.Linear(*sizes[1:])]
 net, x, y = torch.nn.Sequential(*layers), torch.rand(n, sizes[0]), torch.rand(n, sizes[2])

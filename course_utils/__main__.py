@@ -72,7 +72,7 @@ def threads() -> Iterator[Line]:
     policy = os.environ.get("OMP_WAIT_POLICY", "")
     level = OK if policy.upper() == "PASSIVE" else WARNING
     found = f"{set_threads()} threads on {available_cores()} cores, OMP_WAIT_POLICY={policy}"
-    yield level, found, "unset OMP_WAIT_POLICY, or set it to PASSIVE: see benchmarks/THREADS.md"
+    yield level, found, "unset OMP_WAIT_POLICY, or set it to PASSIVE: see benchmarks/threads.py"
 
 
 def memory() -> Iterator[Line]:

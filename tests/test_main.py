@@ -71,7 +71,7 @@ def test_missing_and_old_packages(capsys, monkeypatch):
 def test_wait_policy_of_the_user_is_a_warning(capsys, monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     out = lines(capsys)
-    assert "warning " in out and "benchmarks/THREADS.md" in out
+    assert "warning " in out and "benchmarks/threads.py" in out
 
 
 def test_a_broken_check_does_not_hide_the_others(capsys, monkeypatch):
