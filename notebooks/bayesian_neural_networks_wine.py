@@ -1314,9 +1314,8 @@ def solution_probabilities(mean, scale, scores):
 
 
 assert checks.check_score_probabilities(solution_probabilities)
-assert torch.allclose(
-    solution_probabilities(mean, scale, torch.arange(-60, 80)).sum(1), torch.ones(1).double()
-)
+total = solution_probabilities(*in_points(bnn, x_val), torch.arange(-60, 80)).sum(1)
+assert torch.allclose(total, torch.ones_like(total))
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 10 Out of distribution
