@@ -23,4 +23,4 @@ def test_another_seed(name):
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     figures = json.loads(done.stdout.splitlines()[-1])
-    assert figures["parameters"] == {"SEED": 4} and figures["threads"] == "1"
+    assert figures["parameters"] == {"SEED": 4, "THREADS": 1}

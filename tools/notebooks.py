@@ -160,7 +160,6 @@ def run(name: str, parameters: dict, save: Path | None) -> None:
     figures = {
         "notebook": name,
         "parameters": parameters,
-        "threads": os.environ.get("OMP_NUM_THREADS", "default"),
         "seconds": round(seconds, 1),
         "slowest_cell_seconds": round(max(cells)[0], 1),
         "processor_seconds": round(usage.ru_utime + usage.ru_stime, 1),
@@ -190,7 +189,7 @@ def main() -> None:
         key, _, value = pair.partition("=")
         parameters[key] = ast.literal_eval(value)
     if arguments.threads:
-        os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+        parameters["THREADS"] = arguments.threads
     run(arguments.name, parameters, arguments.save)
 
 
