@@ -49,10 +49,10 @@ def packages() -> Iterator[Line]:
         found += 1
         if version not in need.specifier:
             yield FAILURE, f"{need.name} {version}, needed {need.specifier}", INSTALL
-        elif version.split("+")[0] != tested[canonicalize_name(need.name)]:
+        elif version.split("+")[0] != tested.get(canonicalize_name(need.name)):
             yield (
                 WARNING,
-                f"{need.name} {version}, tested with {tested[canonicalize_name(need.name)]}",
+                f"{need.name} {version}, tested with {tested.get(canonicalize_name(need.name))}",
                 INSTALL,
             )
     yield OK, f"{found} packages installed, torch {metadata.version('torch')}", ""
@@ -120,13 +120,15 @@ def writing() -> Iterator[Line]:
     """Notebooks are saved beside their sources."""
     folder = ROOT / "notebooks"
     try:
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(2**20))  # as much as a notebook; a full disk shows only now
+            file.flush()
             yield OK, f"{folder} can be written to", ""
     except OSError as error:
         yield (
             FAILURE,
             f"{folder} cannot be written to ({error})",
-            "copy the course to a folder of yours",
+            "make room on the disk, or copy the course to a folder of yours",
         )
 
 

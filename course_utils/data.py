@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import os
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+from course_utils.arguments import as_array, is_number, is_whole, require
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,10 +107,6 @@ def _tensor(values: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values))
 
 
-def _array(values: Tensor | np.ndarray) -> np.ndarray:
-    return values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
-
-
 def cache_dir() -> Path:
     """Folder of downloaded files: ``COURSE_DATA_DIR``, or the user's cache when that is not set."""
     import pooch
@@ -119,7 +118,7 @@ def cache_dir() -> Path:
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
+    with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -134,11 +133,13 @@ def locate(name: str) -> Path:
 
     Raises:
         FileNotFoundError: If a bundled file is missing, or a download fails (nothing stays behind).
-        ValueError: If the file was altered. An altered download is removed, a bundled file is not.
+        ValueError: If the name is unknown, or the file was altered. An altered download is
+            removed, a bundled file is not.
     """
+    require(isinstance(name, str) and name in SOURCES, "name", f"one of {[*SOURCES]}", name)
     source = SOURCES[name]
     path = (DATA_DIR if source.bundled else cache_dir()) / name
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, false also for a path that cannot exist
         if source.bundled:
             raise FileNotFoundError(
                 f"{path} is missing. It belongs to the course (source: {source.url}). "
@@ -150,8 +151,10 @@ def locate(name: str) -> Path:
         if source.bundled:
             remedy = f"git checkout -- data/{name}"
         else:
-            path.unlink()
-            remedy = "the file has been removed; call again to download it"
+            with contextlib.suppress(OSError):  # gone already, or not ours to remove
+                path.unlink()
+            removed = "remove the file" if path.exists() else "the file has been removed"
+            remedy = f"{removed}; call again to download it"
         raise ValueError(
             f"{path} was altered: expected SHA-256 {source.sha256}, found {found}. Remedy: {remedy}"
         )
@@ -171,7 +174,7 @@ def _download(source: Source, path: Path) -> None:
             f"{source.url} delivered something else: {error} Nothing was kept. "
             f"Remedy: try again later, or put the right file at {path}"
         ) from error
-    except OSError as error:  # no network, no such page, no permission, no space
+    except (OSError, RuntimeError) as error:  # no network, permission or space; a loop of links
         raise FileNotFoundError(
             f"{path} is missing and could not be downloaded from {source.url} "
             f"({type(error).__name__}: {error}). Remedy: connect and call again, or put the file "
@@ -201,8 +204,8 @@ def load_wine_quality(colour: str = "red") -> WineQuality:
         >>> load_wine_quality("red").x.shape
         torch.Size([1599, 11])
     """
-    if colour not in ("red", "white"):
-        raise ValueError(f'colour must be "red" or "white", not {colour!r}')
+    known = isinstance(colour, str) and colour in ("red", "white")
+    require(known, "colour", '"red" or "white"', colour)
     table = np.loadtxt(locate(f"winequality-{colour}.csv"), delimiter=";", skiprows=1)
     names, units = tuple(WINE_FEATURES), tuple(WINE_FEATURES.values())
     return WineQuality(_tensor(table[:, :-1]), _tensor(table[:, -1]), names, units)
@@ -221,7 +224,7 @@ def load_mnist(full: bool = False) -> Mnist:
 
     Raises:
         FileNotFoundError: If the file is missing and cannot be downloaded.
-        ValueError: If the file was altered.
+        ValueError: If ``full`` is no truth value, or the file was altered.
 
     Source:
         LeCun, Cortes and Burges, The MNIST database of handwritten digits, CC BY-SA 3.0.
@@ -230,6 +233,7 @@ def load_mnist(full: bool = False) -> Mnist:
         >>> load_mnist().x_test.shape
         torch.Size([2000, 784])
     """
+    require(isinstance(full, bool), "full", "True or False", full)
     with np.load(locate("mnist.npz" if full else "mnist-20000.npz")) as file:
         parts = {name: file[name] for name in file.files}
     if full:
@@ -266,14 +270,15 @@ def make_two_moons(n: int, *, noise: float, seed: int) -> TwoMoons:
         Points ``(n, 2)``, without unit, and the moon of each ``(n,)``.
 
     Raises:
-        ValueError: If ``n`` or ``noise`` is not positive.
+        ValueError: If ``n`` or ``noise`` is not positive, or the seed negative.
 
     Example:
         >>> make_two_moons(5, noise=0.05, seed=0).x.shape
         torch.Size([5, 2])
     """
-    if n < 1 or not 0 < noise < math.inf:
-        raise ValueError(f"n and noise must be positive and finite, not {n} and {noise}")
+    require(is_whole(n, 1), "n", "a positive integer", n)
+    require(is_number(noise, 0) and noise > 0, "noise", "a positive finite number", noise)
+    require(is_whole(seed, 0), "seed", "a non-negative integer", seed)
     rng = np.random.default_rng(seed)
     moon = rng.integers(0, 2, size=n)
     angle = rng.uniform(0, np.pi, size=n)
@@ -303,7 +308,8 @@ def two_moons_log_prob(x: Tensor, *, noise: float) -> Tensor:
         Log density ``(n,)`` in nats, of x's dtype and on x's device.
 
     Raises:
-        ValueError: If x is not ``(n, 2)`` or noise is below 0.005.
+        ValueError: If x is not ``(n, 2)``, not floating-point or holds NaN, or noise is below
+            0.005.
 
     Example:
         >>> import torch
@@ -312,10 +318,10 @@ def two_moons_log_prob(x: Tensor, *, noise: float) -> Tensor:
     """
     import torch
 
-    if x.ndim != 2 or x.shape[1] != 2:
-        raise ValueError(f"x must have shape (n, 2), not {tuple(x.shape)}")
-    if not 0.005 <= noise < math.inf:
-        raise ValueError(f"noise must be at least 0.005, not {noise}")
+    floating = isinstance(x, torch.Tensor) and x.is_floating_point() and not x.is_meta
+    shaped = floating and x.ndim == 2 and x.shape[1] == 2
+    require(shaped and not x.isnan().any(), "x", "floats of shape (n, 2) without NaN", x)
+    require(is_number(noise, 0.005), "noise", "a finite number of at least 0.005", noise)
     node, weight = np.polynomial.legendre.leggauss(max(64, math.ceil(3 * math.pi / noise)))
     centres = torch.as_tensor(np.concatenate(_half_circles(np.pi * (node + 1) / 2)))  # (2t, 2)
     log_weight = torch.as_tensor(np.log(np.tile(weight, 2) / 4))  # weights sum to 2, two moons
@@ -346,9 +352,9 @@ def duplicate_groups(x: Tensor | np.ndarray) -> Tensor:
         >>> duplicate_groups(np.array([[1, 2], [0, 0], [1, 2]]))
         tensor([1, 0, 1])
     """
-    rows = _array(x)
-    if rows.ndim != 2 or not np.isfinite(rows).all():
-        raise ValueError(f"x must be a finite array of shape (n, d), not of shape {rows.shape}")
+    rows = as_array(x, "x")
+    numeric = rows.ndim == 2 and rows.shape[1] > 0 and rows.dtype.kind in "biuf"
+    require(numeric and np.isfinite(rows).all(), "x", "a finite array of shape (n, d)", rows)
     _, label = np.unique(rows, axis=0, return_inverse=True)
     return _tensor(label.reshape(-1).astype(np.int64))
 
@@ -386,15 +392,19 @@ def split_indices(
         >>> [len(part) for part in split_indices(100, seed=0)]
         [70, 15, 15]
     """
-    if n < 1:
-        raise ValueError(f"n must be positive, not {n}")
-    if len(fractions) != 3 or min(fractions) < 0 or not math.isclose(sum(fractions), 1):
-        raise ValueError(f"fractions must be three non-negative numbers of sum 1, not {fractions}")
-    group = np.arange(n) if groups is None else _array(groups)
-    label = None if stratify is None else _array(stratify)
+    require(is_whole(n, 1), "n", "a positive integer", n)
+    require(is_whole(seed, 0, 2**32 - 1), "seed", "an integer between 0 and 2**32 - 1", seed)
+    three = isinstance(fractions, Sequence) and len(fractions) == 3
+    shares = three and all(is_number(fraction, 0) for fraction in fractions)
+    whole = shares and math.isclose(sum(fractions), 1)
+    require(whole, "fractions", "three non-negative numbers of sum 1", fractions)
+    group = np.arange(n) if groups is None else as_array(groups, "groups")
+    label = None if stratify is None else as_array(stratify, "stratify")
     for name, labels in (("groups", group), ("stratify", label)):
         if labels is not None and labels.shape != (n,):
             raise ValueError(f"{name} must have shape ({n},), not {labels.shape}")
+        known = labels is None or not (labels != labels).any()  # only NaN differs from itself
+        require(known, name, "labels without NaN", labels)
     _, first, member = np.unique(group, return_index=True, return_inverse=True)
     label = None if label is None else label[first]
     sizes = [round(fraction * len(first)) for fraction in fractions[1:]]
@@ -416,5 +426,7 @@ def _take(
     if size == 0 or size == len(rows):
         return (rows, rows[:0]) if size == 0 else (rows[:0], rows)
     labels = None if label is None else label[rows]
-    stays, goes = train_test_split(rows, test_size=size, stratify=labels, random_state=seed)
-    return stays, goes
+    try:
+        return tuple(train_test_split(rows, test_size=size, stratify=labels, random_state=seed))
+    except ValueError as error:
+        raise ValueError(f"stratify must leave every label on every side: {error}") from error

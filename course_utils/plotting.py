@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -10,6 +11,7 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
+from course_utils.arguments import as_array, is_number, is_whole, require, require_numbers
 from course_utils.metrics import central_interval, coverage
 
 # Okabe and Ito (2008), Color universal design: told apart with every kind of colour vision.
@@ -45,6 +47,11 @@ def use_course_style() -> None:
     )
 
 
+def _axes(ax: Axes | None) -> Axes:
+    require(ax is None or isinstance(ax, Axes), "ax", "matplotlib Axes or None", ax)
+    return ax or plt.gca()
+
+
 def plot_loss(
     curves: Mapping[str, Sequence[float]],
     *,
@@ -56,7 +63,7 @@ def plot_loss(
     """Draw one labelled curve per entry.
 
     Args:
-        curves: Label and values, one value per step or epoch.
+        curves: Label and values, one value per step or epoch; NaN leaves a gap.
         xlabel: What one value is, e.g. ``"step"``.
         ylabel: Quantity and unit, e.g. ``"ELBO (nats per wine)"``.
         floor: The best possible value, drawn as a dashed line.
@@ -64,9 +71,19 @@ def plot_loss(
 
     Returns:
         The Axes drawn on.
+
+    Raises:
+        ValueError: If there is no curve, or a value or ``floor`` is not a number.
     """
-    ax = ax or plt.gca()
-    for label, values in curves.items():
+    named = isinstance(curves, Mapping) and len(curves)
+    require(named, "curves", "a mapping from labels to values, at least one", curves)
+    lines = {label: as_array(values, f"curves[{label!r}]") for label, values in curves.items()}
+    for label, line in lines.items():
+        numeric = line.ndim == 1 and line.size and line.dtype.kind in "biuf"
+        require(numeric, f"curves[{label!r}]", "a sequence of numbers", line)
+    require(floor is None or is_number(floor), "floor", "a finite number or None", floor)
+    ax = _axes(ax)
+    for label, values in lines.items():
         ax.plot(range(1, len(values) + 1), values, label=label)
     if floor is not None:
         ax.axhline(floor, color=PALETTE["black"], linestyle="--", label="best possible")
@@ -94,7 +111,7 @@ def plot_intervals(
         ValueError: If ``draws`` is not ``(s, n)`` or ``mass`` not between 0 and 1.
     """
     inside = coverage(observed, draws, mass=mass)
-    ax = ax or plt.gca()
+    observed, draws, ax = observed.detach().cpu(), draws.detach().cpu(), _axes(ax)
     order = draws.mean(0).argsort()
     lower, upper = (end[order].numpy() for end in central_interval(draws, mass=mass))
     rank = np.arange(1, len(order) + 1)
@@ -122,7 +139,7 @@ def plot_calibration(observed: Tensor, draws: Tensor, *, ax: Axes | None = None)
     """
     masses = np.linspace(0.05, 0.95, 19)
     inside = [coverage(observed, draws, mass=mass) for mass in masses]
-    ax = ax or plt.gca()
+    ax = _axes(ax)
     ax.plot([0, 1], [0, 1], "--", color=PALETTE["black"], label="calibrated")
     ax.plot(masses, inside, "o-", color=PALETTE["blue"], label="model")
     ax.set(xlabel="mass of the interval", ylabel="share of targets inside", aspect="equal")
@@ -142,16 +159,19 @@ def plot_images(images: Tensor, *, rows: int, ax: Axes | None = None) -> Axes:
         The Axes drawn on.
 
     Raises:
-        ValueError: If the images are not square or there are none.
+        ValueError: If the images are not square, not in [0, 1] or there are none, or ``rows`` is
+            not between 1 and their number.
     """
-    side = round(images.shape[-1] ** 0.5)
-    if images.ndim != 2 or not len(images) or side * side != images.shape[1] or rows < 1:
-        raise ValueError(f"expected images (n, side * side) and rows >= 1, not {images.shape}")
+    require_numbers(images=images)
+    side = math.isqrt(images.shape[-1]) if images.ndim == 2 else 0
+    require(side and side**2 == images.shape[1], "images", "of shape (n, side * side)", images)
+    require(((images >= 0) & (images <= 1)).all(), "images", "in [0, 1] throughout", images)
+    require(is_whole(rows, 1, len(images)), "rows", f"between 1 and {len(images)}", rows)
     columns = -(-len(images) // rows)
     mosaic = torch.zeros(rows * columns, side, side)
     mosaic[: len(images)] = images.detach().cpu().reshape(-1, side, side)
     mosaic = mosaic.reshape(rows, columns, side, side).swapaxes(1, 2).reshape(rows * side, -1)
-    ax = ax or plt.gca()
+    ax = _axes(ax)
     ax.imshow(mosaic.numpy(), cmap="gray_r", vmin=0, vmax=1)
     ax.set_axis_off()
     return ax
@@ -176,13 +196,26 @@ def plot_density(
 
     Returns:
         The Axes drawn on; its image is ``ax.images[-1]``, for a colour bar.
+
+    Raises:
+        ValueError: If an argument is out of range, or ``log_prob`` returns something else.
     """
+    require(callable(log_prob), "log_prob", "a function of points (n, 2)", log_prob)
+    four = isinstance(extent, Sequence) and len(extent) == 4 and all(map(is_number, extent))
+    ordered = four and extent[0] < extent[1] and extent[2] < extent[3]
+    require(ordered, "extent", "(left, right, bottom, top), left < right, bottom < top", extent)
+    require(is_whole(points, 2, 2000), "points", "an integer between 2 and 2000", points)
+    require(vmax is None or (is_number(vmax) and vmax > 0), "vmax", "positive or None", vmax)
     left, right, bottom, top = extent
     x1, x2 = torch.linspace(left, right, points), torch.linspace(bottom, top, points)
     grid = torch.cartesian_prod(x1, x2)  # (points * points, 2), x2 runs fastest
     with torch.no_grad():
-        density = log_prob(grid).exp().cpu().reshape(points, points).T  # rows are x2
-    ax = ax or plt.gca()
+        log_p = log_prob(grid)
+    one_each = isinstance(log_p, Tensor) and log_p.shape == (points**2,)
+    require(one_each, "log_prob", f"a function that returns shape ({points**2},)", log_p)
+    density = log_p.exp().cpu().reshape(points, points).T  # rows are x2
+    require(density.isfinite().all(), "log_prob", "free of NaN and infinite densities", log_p)
+    ax = _axes(ax)
     ax.imshow(density.numpy(), origin="lower", extent=extent, vmin=0, vmax=vmax)
     ax.set(xlabel="$x_1$", ylabel="$x_2$")
     ax.grid(False)

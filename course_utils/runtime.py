@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from course_utils.arguments import is_whole, require
+
 if TYPE_CHECKING:
     import torch
 
 # More threads than this only add waiting to networks of the course's size.
 MOST_THREADS = 4
+THREADS_LIMIT = 1024  # OpenMP would try to start as many as it is told
 
 
 def present_devices() -> list[str]:
@@ -45,7 +48,7 @@ def get_device(name: str = "auto") -> torch.device:
     present = present_devices()
     if name == "auto":
         return torch.device(present[0])
-    if name not in present and f"{name}:0" not in present:
+    if not isinstance(name, str) or (name not in present and f"{name}:0" not in present):
         raise ValueError(f'device {name!r} is not present; use "auto" or one of {present}')
     return torch.device(name)
 
@@ -59,8 +62,7 @@ def seed_everything(seed: int) -> None:
     Raises:
         ValueError: If the seed is not an integer in that range.
     """
-    if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be an integer between 0 and 2**32 - 1, not {seed!r}")
+    require(is_whole(seed, 0, 2**32 - 1), "seed", "an integer between 0 and 2**32 - 1", seed)
     import pyro
 
     random.seed(int(seed))
@@ -86,7 +88,7 @@ def set_threads(n: int | None = None) -> int:
         The number that is now in use.
 
     Raises:
-        ValueError: If ``n`` is not positive.
+        ValueError: If ``n`` is not a positive integer, or absurdly large.
 
     Example:
         >>> set_threads(1)
@@ -98,8 +100,8 @@ def set_threads(n: int | None = None) -> int:
 
     if n is None:
         asked = os.environ.get("OMP_NUM_THREADS", "")
-        n = int(asked) if asked.isdigit() and int(asked) else min(available_cores(), MOST_THREADS)
-    if n < 1:
-        raise ValueError(f"the number of threads must be positive, not {n}")
-    torch.set_num_threads(n)
+        usable = asked.isdecimal() and 0 < int(asked) <= THREADS_LIMIT
+        n = int(asked) if usable else min(available_cores(), MOST_THREADS)
+    require(is_whole(n, 1, THREADS_LIMIT), "n", f"positive, at most {THREADS_LIMIT}", n)
+    torch.set_num_threads(int(n))
     return torch.get_num_threads()

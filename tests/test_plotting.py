@@ -66,7 +66,7 @@ def test_mosaic_is_filled_row_by_row_and_the_last_row_may_be_short():
 
 @pytest.mark.parametrize("shape", [(3, 5), (0, 4), (4,)])
 def test_mosaic_refuses(shape):
-    with pytest.raises(ValueError, match="expected images"):
+    with pytest.raises(ValueError, match="images must be"):
         plotting.plot_images(torch.zeros(shape), rows=1)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from course_utils import checks, data, metrics, plotting, runtime
+from course_utils import arguments, checks, data, metrics, plotting, runtime
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -41,7 +41,7 @@ def test_the_plumbing_stays_small():
 
 
 def public_functions():
-    for module in (checks, data, metrics, plotting, runtime):
+    for module in (arguments, checks, data, metrics, plotting, runtime):
         for name, function in inspect.getmembers(module, inspect.isfunction):
             if function.__module__ == module.__name__ and not name.startswith("_"):
                 yield pytest.param(function, id=f"{module.__name__}.{name}")
@@ -54,5 +54,6 @@ def test_public_functions_are_typed_and_documented(function):
     assert signature.return_annotation is not inspect.Signature.empty
     for parameter in signature.parameters.values():
         assert parameter.annotation is not inspect.Parameter.empty
-    if "raise ValueError" in inspect.getsource(function):
+    source = inspect.getsource(function)
+    if "raise ValueError" in source or " require" in source:
         assert "Raises:" in text
