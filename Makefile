@@ -5,7 +5,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help env lab test check notebooks slides lint
+.PHONY: help env lab test check notebooks slides site student lint
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,12 @@ notebooks: env  ## Rebuild the notebooks from their sources (NAME=flows for one)
 
 slides: env  ## Rebuild the slides (needs Node and Chromium)
 	@$(BIN)/python slides/build.py
+
+site: env  ## Build the web site in build/site (needs Node, once)
+	@$(BIN)/python tools/website.py
+
+student: env  ## Write a version without solutions into build/student, and run it
+	@$(BIN)/python tools/student.py
 
 lint: env  ## Check and format the sources
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
