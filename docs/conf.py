@@ -1,0 +1,102 @@
+"""The web site's settings. tools/website.py lays out what Sphinx reads, and calls it."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent
+PACKAGES = DOCS / "node_modules"
+SLIDES = ("lecture.html", "lecture.pdf", "lecture-notes.pdf")
+
+
+def repository() -> str:
+    """owner/name on GitHub: COURSE_REPOSITORY, or what the README's badges say; "" if neither."""
+    if "COURSE_REPOSITORY" in os.environ:
+        return os.environ["COURSE_REPOSITORY"]
+    text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    found = re.search(r"mybinder\.org/v2/gh/([\w.-]+/[\w.-]+)/", text)
+    return found[1] if found else ""
+
+
+project = "Deep learning architectures"
+author = "the course's contributors"
+copyright = "2026, the course's contributors. Texts and figures: CC BY 4.0"
+language = "en_GB"
+extensions = ["myst_nb"]
+include_patterns = [
+    "index.md",
+    "docs/*.md",
+    "notebooks/*.ipynb",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "data/README.md",
+    "benchmarks/*.md",
+]
+
+nb_execution_mode = "off"  # the outputs are those that the notebooks store
+nb_ipywidgets_js = {}  # would come from a CDN; every slider has a static picture above it
+nb_mime_priority_overrides = [("html", "image/gif", 15)]
+nb_render_image_options = {"class": "cell-picture"}
+myst_enable_extensions = ["deflist", "dollarmath"]
+myst_dmath_double_inline = True
+myst_heading_anchors = 3
+
+html_theme = "sphinx_book_theme"
+html_title = "Deep learning architectures"
+html_static_path = ["_static"]
+html_css_files = ["course.css"]
+html_favicon = "_static/favicon.svg"
+html_copy_source = True
+html_show_sphinx = False
+html_theme_options = {
+    "use_download_button": True,
+    "use_fullscreen_button": False,
+    "show_toc_level": 2,
+    "home_page_in_toc": True,
+    "article_header_start": ["toggle-primary-sidebar.html"],
+    "pygments_light_style": "a11y-high-contrast-light",
+    "pygments_dark_style": "a11y-high-contrast-dark",
+}
+if repository():
+    html_theme_options |= {
+        "repository_url": f"https://github.com/{repository()}",
+        "repository_branch": "main",
+        "use_repository_button": True,
+        "launch_buttons": {
+            "binderhub_url": "https://mybinder.org",
+            "colab_url": "https://colab.research.google.com",
+            "notebook_interface": "jupyterlab",
+        },
+    }
+
+# MathJax from the npm package, beside the pages; Sphinx would load it from a CDN.
+mathjax_path = "mathjax/tex-svg.js"
+mathjax4_config = {
+    "loader": {"paths": {"fonts": "[mathjax]/.."}},
+    "options": {
+        "enableMenu": False,
+        "menuOptions": {"settings": {"enrich": False, "speech": False, "assistiveMml": True}},
+    },
+}
+MATHJAX = {
+    "mathjax": shutil.ignore_patterns("*chtml*", "mml-*", "tex-mml-*", "node-*", "sre", "*.md"),
+    "@mathjax/mathjax-newcm-font": shutil.ignore_patterns("chtml*", "cjs", "mjs", "def", "tex-*"),
+}
+
+
+def copy_files(app, error) -> None:
+    """Put MathJax with its font, and the slides, beside the pages."""
+    if error or app.builder.name != "html":
+        return
+    out = Path(app.outdir)
+    for package, ignore in MATHJAX.items():
+        target = out / "_static" / Path(package).name
+        shutil.copytree(PACKAGES / package, target, ignore=ignore, dirs_exist_ok=True)
+    (out / "slides").mkdir(exist_ok=True)
+    for name in SLIDES:
+        shutil.copy(DOCS.parent / "slides" / name, out / "slides")
+
+
+def setup(app) -> None:
+    app.connect("build-finished", copy_files)

@@ -1,0 +1,113 @@
+"""Build the web site from the guides, the slides and the notebooks' stored outputs.
+
+    python tools/website.py [FOLDER]
+
+Writes to build/site unless told otherwise. Needs Node for MathJax (once, from npm); nothing is
+executed, and a warning of Sphinx is an error. COURSE_REPOSITORY=owner/name adds launch buttons.
+"""
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "slides"))
+import build as slides  # noqa: E402 - slides/build.py knows which cells draw the pictures
+
+DOCS = ROOT / "docs"
+PICTURE = "moons"  # of slides/build.py: what the README shows
+ELSEWHERE = shutil.ignore_patterns(
+    ".*", "build", "node_modules", "__pycache__", "*.egg-info", "figures"
+)
+
+
+def stop(message: str) -> None:
+    """End with one line on stderr."""
+    raise SystemExit(f"course: {message}")
+
+
+def install() -> None:
+    """Install the npm packages that docs/package-lock.json pins, unless they are there."""
+    wanted = json.loads((DOCS / "package.json").read_text())["dependencies"]["mathjax"]
+    found = DOCS / "node_modules" / "mathjax" / "package.json"
+    if found.is_file() and json.loads(found.read_text())["version"] == wanted:
+        return
+    npm = shutil.which("npm")
+    if not npm:
+        stop("npm was not found. Remedy on Debian: sudo apt install nodejs npm")
+    command = [npm, "ci", "--no-audit", "--no-fund", "--loglevel=error"]
+    if subprocess.run(command, cwd=DOCS).returncode:
+        stop("npm failed (see above). Remedy: check the network, then call make site again")
+
+
+def picture() -> bytes:
+    """The README's picture, as a notebook has stored it."""
+    notebook, words, _ = slides.PICTURES[PICTURE]
+    outputs = slides.picture_cell(notebook, words).outputs
+    return base64.b64decode(next(o.data["image/png"] for o in outputs if "data" in o))
+
+
+def first_sentence(markdown: str) -> str:
+    """The first sentence of a text, without its marks: what a picture shows, in words."""
+    text = re.sub(r"\$\$.*?\$\$|\[(.*?)\]\(.*?\)", r"\1", markdown, flags=re.DOTALL)
+    text = re.sub(r"[*`$#\\{}]", "", " ".join(text.split()))
+    return re.split(r"(?<=[.:?!]) ", text)[0]
+
+
+def dress(notebook: nbformat.NotebookNode) -> None:
+    """Fold the solutions; describe every picture by the sentence that follows it."""
+    for index, cell in enumerate(notebook.cells):
+        if cell.cell_type != "code":
+            continue
+        tags = cell.metadata.get("tags", [])
+        if "solution" in tags:
+            cell.metadata.tags = [*tags, "hide-input"]
+        texts = (c.source for c in notebook.cells[index + 1 :] if c.cell_type == "markdown")
+        alt = f"Picture, described in the text: {first_sentence(next(texts, ''))}"
+        cell.metadata.mystnb = {"render_image_options": {"alt": alt, "classes": "cell-picture"}}
+
+
+def lay_out(folder: Path) -> None:
+    """Copy the repository into a folder as Sphinx should read it; the README becomes the index."""
+    shutil.copytree(ROOT, folder, ignore=ELSEWHERE, dirs_exist_ok=True)
+    for path in (folder / "notebooks").glob("*.ipynb"):
+        notebook = nbformat.read(path, as_version=4)
+        dress(notebook)
+        nbformat.write(notebook, path)
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    contents = (folder / "docs" / "index.md").read_text(encoding="utf-8")
+    (folder / "index.md").write_text(f"{readme}\n{contents}", encoding="utf-8")
+    (folder / "docs" / "index.md").unlink()
+    for path in folder.rglob("*.md"):
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text.replace("../README.md", "../index.md"), encoding="utf-8")
+
+
+def build_pages(target: Path) -> None:
+    """Build the pages into a folder, or stop below Sphinx's own messages."""
+    with tempfile.TemporaryDirectory(prefix="site-") as name:
+        lay_out(Path(name))
+        options = ["-W", "--keep-going", "-q", "-c", DOCS, "-d", f"{name}/.doctrees"]
+        done = subprocess.run([sys.executable, "-m", "sphinx", *options, name, target])
+    if done.returncode:
+        stop("the site could not be built (see above)")
+
+
+def main() -> None:
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "build" / "site"
+    install()
+    (DOCS / "picture.png").write_bytes(picture())
+    shutil.rmtree(target, ignore_errors=True)
+    build_pages(target)
+    print(f"course: open {target / 'index.html'}")
+
+
+if __name__ == "__main__":
+    main()
