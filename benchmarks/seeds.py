@@ -2,12 +2,14 @@
 
     python benchmarks/seeds.py [NAME ...] [--seeds 10] [--threads 1 2] [--together 2]
 
-Runs each notebook from its source once per seed and thread count, each time in a new process, and
-writes benchmarks/SEEDS.md. Exits with 1 if a checkpoint failed. With ``--together 2`` two runs
-share the machine, which is quicker; their seconds mean nothing then and are left out.
+Runs each notebook from its source once per seed and thread count, in a new process, keeps the
+figures in ``seeds.json`` and writes ``SEEDS.md`` from all that are kept there. Exits with 1 if a
+checkpoint failed. With ``--together 2`` two runs share the machine, which is quicker; their seconds
+mean nothing then and are left out.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -16,36 +18,63 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tools"))
+HERE = Path(__file__).resolve().parent
+STORE = HERE / "seeds.json"
+sys.path.insert(0, str(HERE.parent / "tools"))
 import notebooks as tool  # noqa: E402
 
 
-def run(name: str, seed: int, threads: int) -> dict:
+def code_digest(name: str) -> str:
+    """The code of a notebook, whatever its prose: twelve hexadecimal digits."""
+    code = [cell.source for cell in tool.read_source(name).cells if cell.cell_type == "code"]
+    return hashlib.sha256("\n".join(code).encode()).hexdigest()[:12]
+
+
+def run(name: str, seed: int, threads: int, timed: bool) -> dict:
     """Figures of one run; key ``error`` holds the last line of a failure."""
     options = ["run", name, "--seed", str(seed), "--threads", str(threads)]
-    command = [sys.executable, str(ROOT / "tools" / "notebooks.py"), *options]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    command = [sys.executable, str(HERE.parent / "tools" / "notebooks.py"), *options]
+    figures = {"notebook": name, "seed": seed, "threads": threads, "code": code_digest(name)}
+    figures["date"] = date.today().isoformat()
+    done = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
-        figures = {"error": lines[-1] if lines else "no message"}
+        figures["error"] = lines[-1] if lines else "no message"
     else:
-        figures = json.loads(done.stdout.splitlines()[-1])
-    print(name, seed, threads, figures, flush=True)
-    return {"name": name, "seed": seed, "wanted": threads} | figures
+        found = json.loads(done.stdout.splitlines()[-1])
+        keys = ["peak_memory_mb", *(["seconds", "slowest_cell_seconds"] if timed else [])]
+        figures |= {key: found[key] for key in keys}
+    print(figures, flush=True)
+    return figures
 
 
-def row(name: str, threads: int, runs: list[dict], timed: bool) -> str:
-    """One line of the table."""
-    good = [figures for figures in runs if "error" not in figures]
-    text = f"| {name} | {threads} | {len(good)} of {len(runs)} "
-    for key in ("seconds", "slowest_cell_seconds", "peak_memory_mb"):
-        values = [figures[key] for figures in good]
-        shown = values and (timed or key == "peak_memory_mb")
-        text += f"| {statistics.median(values):.0f} (up to {max(values):.0f}) " if shown else "| "
-    return text + f"| `{tool.digest(name)[:12]}` |"
+def table(runs: list[dict]) -> list[str]:
+    """SEEDS.md: one line per notebook and thread count."""
+    lines = [
+        "# Checkpoints under other seeds and thread counts",
+        "",
+        f"Measured by `python benchmarks/seeds.py` until {max(r['date'] for r in runs)}: "
+        f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, torch "
+        f"{version('torch')}. Median (largest). *Code* is the SHA-256 of the code cells.",
+        "",
+        "| notebook | threads | seeds | all held | seconds | slowest cell (s) | MB | code |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for key in sorted({(r["notebook"], r["threads"], r["code"]) for r in runs}):
+        chosen = [r for r in runs if (r["notebook"], r["threads"], r["code"]) == key]
+        good = [r for r in chosen if "error" not in r]
+        seeds = ", ".join(str(seed) for seed in sorted(r["seed"] for r in chosen))
+        cells = [key[0], str(key[1]), seeds, f"{len(good)} of {len(chosen)}"]
+        for figure in ("seconds", "slowest_cell_seconds", "peak_memory_mb"):
+            values = [r[figure] for r in good if figure in r]
+            some = f"{statistics.median(values):.0f} ({max(values):.0f})" if values else ""
+            cells.append(some)
+        lines.append("| " + " | ".join([*cells, f"`{key[2]}`"]) + " |")
+    failed = [r for r in runs if "error" in r]
+    return lines + [f"\nFailed: {r['notebook']}, seed {r['seed']}: {r['error']}" for r in failed]
 
 
 def main() -> int:
@@ -56,32 +85,22 @@ def main() -> int:
     parser.add_argument("--together", type=int, default=1)
     arguments = parser.parse_args()
     jobs = [
-        (name, seed, threads)
+        (name, seed, threads, arguments.together == 1)
         for name in arguments.names or tool.names()
         for threads in arguments.threads
         for seed in range(arguments.seeds)
     ]
     with ThreadPoolExecutor(arguments.together) as pool:
-        results = list(pool.map(lambda job: run(*job), jobs))
-    import torch
-
-    lines = [
-        "# Checkpoints under other seeds and thread counts",
-        "",
-        f"Measured by `python benchmarks/seeds.py` on {date.today()}: {os.cpu_count()} cores, "
-        f"{platform.system()}, Python {platform.python_version()}, torch {torch.__version__}; "
-        f"seeds 0 to {arguments.seeds - 1}. Median (largest); *source* is the SHA-256 of the .py.",
-        "",
-        "| notebook | threads | checkpoints held | seconds | slowest cell (s) | MB | source |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for name, threads in dict.fromkeys((name, threads) for name, _, threads in jobs):
-        runs = [r for r in results if (r["name"], r["wanted"]) == (name, threads)]
-        lines.append(row(name, threads, runs, timed=arguments.together == 1))
-    failed = [r for r in results if "error" in r]
-    lines += [f"\nFailed: {r['name']}, seed {r['seed']}: {r['error']}" for r in failed]
-    (ROOT / "benchmarks" / "SEEDS.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return int(bool(failed))
+        fresh = list(pool.map(lambda job: run(*job), jobs))
+    current = {name: code_digest(name) for name in tool.names()}
+    kept = {}
+    for figures in [*(json.loads(STORE.read_text()) if STORE.exists() else []), *fresh]:
+        if figures["code"] == current[figures["notebook"]]:  # the rest is about older code
+            kept[figures["notebook"], figures["threads"], figures["seed"]] = figures
+    runs = [kept[key] for key in sorted(kept)]
+    STORE.write_text("[\n" + ",\n".join(map(json.dumps, runs)) + "\n]\n", encoding="utf-8")
+    (HERE / "SEEDS.md").write_text("\n".join(table(runs)) + "\n", encoding="utf-8")
+    return int(any("error" in figures for figures in fresh))
 
 
 if __name__ == "__main__":
