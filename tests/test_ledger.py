@@ -126,7 +126,7 @@ DROPPED = [
     r"(?m)^(?:Minutes: |\*\*Time\*\* )\d+.*$",  # summed up in test_slides.py
     r"(?m)^\d+\. ",
     r"\b(?:19|20)\d\d\b",
-    r"(?:Python|Node|Slide|PyTorch) \d[\d.]*",
+    r"(?:Python|Node|Slide|PyTorch|Version)\s+\d[\d.]*",
     r"(?i)\b(?:sections?|slides?|lectures?|exercises?|folds?|layers?|variance)"
     r"\s+\d+(?:(?:,| to|–| and|/)\s?\d+)*",
     r"\(\d+ minutes\)",
@@ -165,7 +165,7 @@ def numbers(place: str, phrases: list[str]) -> list[str]:
 
 
 CLAIMS = table("Numbers in prose")
-PLACES = [*NICKNAMES, "slides"]
+PLACES = [*NICKNAMES, "slides", "README.md"]
 HOW = "add the phrase and what covers it to the table 'Numbers in prose' of docs/ledger.md"
 
 
