@@ -5,7 +5,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help env lab test check notebooks slides site student lint
+.PHONY: help env lab test check notebooks slides site student links lint
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ site: env  ## Build the web site in build/site (needs Node, once)
 
 student: env  ## Write a version without solutions into build/student, and run it
 	@$(BIN)/python tools/student.py
+
+links:  ## Write launch badges into README.md (REPO=owner/name, HUB=https://… for your JupyterHub)
+	@[ -n "$(REPO)" ] || { echo "course: whose? Remedy: make links REPO=owner/name" >&2; exit 1; }
+	@$(PYTHON) tools/links.py $(if $(HUB),--hub "$(HUB)") -- "$(REPO)"
 
 lint: env  ## Check and format the sources
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .

@@ -1,0 +1,97 @@
+"""Write the launch badges (Binder, nbgitpuller, Colab) of a public repository into README.md.
+
+    python tools/links.py owner/name [--branch main] [--hub https://hub.example.org]
+
+They stand between two markers, or below the title when the markers are not there yet; a second
+call replaces them. Without ``--hub`` the badge of nbgitpuller opens the page that makes a link for
+any JupyterHub, filled in for this course.
+"""
+
+import argparse
+import re
+from pathlib import Path
+from urllib.parse import quote, urlencode, urlsplit
+
+ROOT = Path(__file__).resolve().parents[1]
+BEGIN, END = "<!-- launch badges: make links -->", "<!-- end of the launch badges -->"
+START = "notebooks/START.md"
+# As GitHub allows them; a name of dots alone would be a path.
+REPOSITORY = re.compile(r"[A-Za-z0-9](?:-?[A-Za-z0-9]){0,38}/(?!\.+$)[A-Za-z0-9._-]{1,100}")
+BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
+
+
+def stop(message: str) -> None:
+    """End with one line on stderr."""
+    raise SystemExit(f"course: {message}")
+
+
+def checked(repository: str, branch: str, hub: str | None) -> None:
+    """Stop with one clear line at what cannot be part of an address."""
+    if not REPOSITORY.fullmatch(repository) or repository.endswith(".git"):
+        stop(f"owner/name of a GitHub repository is needed, this is {repository!r}")
+    if not BRANCH.fullmatch(branch):
+        stop(f"the name of a branch is needed, this is {branch!r}")
+    if hub and not (urlsplit(hub).scheme in ("http", "https") and urlsplit(hub).hostname):
+        stop(f"the address of a JupyterHub is needed, this is {hub!r}")
+
+
+def badge(label: str, image: str, address: str) -> str:
+    """A picture that is a link, in Markdown."""
+    return f"[![{label}]({image})]({address})"
+
+
+def badges(repository: str, branch: str = "main", hub: str | None = None) -> str:
+    """The lines between the markers."""
+    name = repository.split("/")[1]
+    binder = f"https://mybinder.org/v2/gh/{repository}/{quote(branch, safe='')}?"
+    binder += urlencode({"urlpath": f"lab/tree/{START}"})
+    pull = {"repo": f"https://github.com/{repository}", "branch": branch}
+    pull["urlpath"] = f"lab/tree/{name}/{START}"
+    if hub:
+        puller = f"{hub.rstrip('/')}/hub/user-redirect/git-pull?{urlencode(pull)}"
+    else:
+        puller = f"https://nbgitpuller.readthedocs.io/en/latest/link.html?{urlencode(pull)}"
+    shield = "https://img.shields.io/badge/JupyterHub-open-orange?logo=jupyter"
+    colab = f"https://colab.research.google.com/github/{repository}/blob/{branch}/notebooks"
+    titles = {
+        "bayesian_neural_networks_wine": "Bayesian neural networks",
+        "var_mod": "variational autoencoder",
+        "flows": "normalizing flows",
+    }
+    image = "https://colab.research.google.com/assets/colab-badge.svg"
+    lines = [
+        badge("Open on Binder", "https://mybinder.org/badge_logo.svg", binder),
+        badge("Open on a JupyterHub", shield, puller),
+        *(
+            badge(f"Open on Colab: {title}", image, f"{colab}/{file}.ipynb")
+            for file, title in titles.items()
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def insert(text: str, lines: str) -> str:
+    """Put the badges between the markers of a README, or below its title."""
+    block = f"{BEGIN}\n{lines}\n{END}"
+    if text.count(BEGIN) != text.count(END) or text.count(BEGIN) > 1:
+        stop("the markers of the badges in README.md do not form a pair. Remedy: remove them")
+    if BEGIN in text:
+        return re.sub(f"{BEGIN}.*?{END}", lambda _: block, text, flags=re.DOTALL)
+    title, rest = text.split("\n", 1)
+    return f"{title}\n\n{block}\n{rest}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("repository", metavar="owner/name")
+    parser.add_argument("--branch", default="main")
+    parser.add_argument("--hub", help="address of the JupyterHub")
+    arguments = parser.parse_args()
+    checked(arguments.repository, arguments.branch, arguments.hub)
+    lines = badges(arguments.repository, arguments.branch, arguments.hub)
+    readme = ROOT / "README.md"
+    readme.write_text(insert(readme.read_text(encoding="utf-8"), lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
