@@ -117,6 +117,16 @@ def test_cpu_wheels_only_for_torch_and_kept_by_later_calls(course, monkeypatch):
     assert course == []
 
 
+def test_here_is_this_python_without_what_the_tests_need(course, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["environment.py", "--here", "--torch", "cpu"])
+    environment.main()
+    assert [call[0] for call in course] == [sys.executable] * 3  # no venv
+    torch, rest = (call[call.index("install") + 1 :] for call in course[1:])
+    assert torch == ["--extra-index-url", environment.CPU_WHEELS, "torch==2.13.0"]
+    assert rest == ["--quiet", "--constraint", "constraints.txt", "--editable", "."]
+    assert not environment.STAMP.exists()
+
+
 def test_old_python(monkeypatch):
     monkeypatch.setattr(environment.sys, "version_info", (3, 9, 1))
     with pytest.raises(SystemExit, match="3.11 or newer is needed, this is 3.9.1. Remedy"):

@@ -1,6 +1,9 @@
 """Create or update the course's environment in .venv; needs nothing but Python's standard library.
 
-    python tools/environment.py [--torch cpu]
+    python tools/environment.py [--torch cpu] [--here]
+
+``--here`` installs the course, without what the tests need, into the Python that runs this file
+instead: in an image for Binder or for a JupyterHub, which exists for this course alone.
 
 A second call returns at once unless pyproject.toml or constraints.txt have changed. A call that was
 interrupted leaves its stamp incomplete, so the next one starts over (pip keeps its downloads).
@@ -66,26 +69,31 @@ def check_machine() -> None:
         stop(f"no permission to write to {ROOT}")
 
 
-def pip_install(*arguments: str) -> None:
-    """Install into the environment, or stop with one line below pip's own messages."""
-    command = [PYTHON, "-m", "pip", "--disable-pip-version-check", "install", *arguments]
+def pip_install(python: str | Path, *arguments: str) -> None:
+    """Install into an environment, or stop with one line below pip's own messages."""
+    command = [python, "-m", "pip", "--disable-pip-version-check", "install", *arguments]
     if subprocess.run(command, cwd=ROOT).returncode:
         stop("the installation failed (see above). Remedy: check the network, then call again")
 
 
-def install(torch: str, fresh: bool) -> None:
+def install_packages(python: str | Path, torch: str, project: str) -> None:
     """Install torch first and alone, so that nothing else chooses its variant; then the rest."""
+    # The pip of Debian 12 needs ten minutes to find the same packages.
+    pip_install(python, "--quiet", "--upgrade", pinned("pip"))
+    wheels = ["--extra-index-url", CPU_WHEELS] if torch == "cpu" else []
+    print("course: installing PyTorch, then the other packages", flush=True)
+    pip_install(python, *wheels, pinned("torch"))
+    pip_install(python, "--quiet", "--constraint", "constraints.txt", "--editable", project)
+
+
+def install(torch: str, fresh: bool) -> None:
+    """Make .venv, and stamp it when it is complete."""
     if fresh:
         print(f"course: creating {VENV} (one to ten minutes)", flush=True)
         if subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)]).returncode:
             stop(f"{VENV} could not be created (see above)")
     STAMP.write_text(f"{INCOMPLETE} {torch}\n", encoding="utf-8")
-    # The pip of Debian 12 needs ten minutes to find the same packages.
-    pip_install("--quiet", "--upgrade", pinned("pip"))
-    wheels = ["--extra-index-url", CPU_WHEELS] if torch == "cpu" else []
-    print("course: installing PyTorch, then the other packages", flush=True)
-    pip_install(*wheels, pinned("torch"))
-    pip_install("--quiet", "--constraint", "constraints.txt", "--editable", ".[test]")
+    install_packages(PYTHON, torch, ".[test]")
     STAMP.write_text(f"{fingerprint()} {torch}\n", encoding="utf-8")
     print("course: environment ready", flush=True)
 
@@ -97,9 +105,13 @@ def main() -> None:
         choices=("default", "cpu"),
         help="cpu: the smaller build for machines without an NVIDIA card; kept by later calls",
     )
-    wanted = parser.parse_args().torch
+    parser.add_argument("--here", action="store_true", help="into this Python, without the tests")
+    arguments = parser.parse_args()
+    if arguments.here:
+        install_packages(sys.executable, arguments.torch or "default", ".")
+        return
     found, variant = installed()
-    torch = wanted or variant or "default"
+    torch = arguments.torch or variant or "default"
     if found == fingerprint() and torch == variant:
         return
     check_machine()
