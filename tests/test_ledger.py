@@ -31,7 +31,7 @@ def table(heading: str) -> list[list[str]]:
     """Cells of the rows of the table under a heading of the ledger."""
     _, _, section = LEDGER.partition(f"\n## {heading}\n")
     lines = [line for line in section.split("\n## ")[0].splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines[2:]]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
 @functools.cache
@@ -194,6 +194,13 @@ def bare_table(text: str) -> list[list[str]]:
 
 
 TABLES = table("Tables in prose")
+
+
+def test_rows_are_of_one_width_and_there_once():
+    """A bar inside a cell would break the table of the web site."""
+    rows = CLAIMS + TABLES
+    assert all(len(row) == 3 and all(row) for row in rows)
+    assert len({tuple(row[:2]) for row in rows}) == len(rows) > 100
 
 
 @pytest.mark.parametrize("row", CLAIMS + TABLES, ids=lambda row: f"{row[0]}: {row[1][:40]}")
