@@ -64,6 +64,7 @@ from course_utils.runtime import get_device, seed_everything, set_threads
 # %% tags=["parameters"]
 SEED = 0
 DEVICE = "auto"  # "cpu" or "cuda" to choose
+THREADS = None  # all cores, at most four: these networks are wide enough
 AE_STEPS = 800  # steps of the autoencoder
 LINEAR_STEPS = 2500  # steps of the linear VAE
 PYRO_EPOCHS = 12  # epochs of the two-dimensional VAE
@@ -78,7 +79,7 @@ LABEL_SEEDS = 5  # choices of the labelled digits
 # %%
 seed_everything(SEED)
 device = get_device(DEVICE)
-_ = set_threads()
+_ = set_threads(THREADS)
 use_course_style()
 plt.rcParams["figure.dpi"] = 80  # many pictures: keeps the file small
 
