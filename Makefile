@@ -5,7 +5,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help env lab test check notebooks slides site student links lint
+.PHONY: help env lab test check notebooks slides site student links binder lint
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ student: env  ## Write a version without solutions into build/student, and run i
 links:  ## Write launch badges into README.md (REPO=owner/name, HUB=https://… for your JupyterHub)
 	@[ -n "$(REPO)" ] || { echo "course: whose? Remedy: make links REPO=owner/name" >&2; exit 1; }
 	@$(PYTHON) tools/links.py $(if $(HUB),--hub "$(HUB)") -- "$(REPO)"
+
+binder: env  ## Build what Binder would build, without Docker, and measure it in build/binder
+	@$(BIN)/python binder/rehearse.py
 
 lint: env  ## Check and format the sources
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
