@@ -72,7 +72,7 @@ def wine():
     fold = torch.arange(1000) % 5
     x[fold == 0, 1:] += 100
     scope = book.test_once.__globals__
-    scope.update(wine=types.SimpleNamespace(x=x, y=y), device=CPU, DRAWS=4000)
+    scope.update(wine=types.SimpleNamespace(x=x, y=y), device=CPU, DRAWS=800)
     return types.SimpleNamespace(book=book, scope=scope, x=x, y=y, fold=fold)
 
 
