@@ -5,7 +5,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help env lab test check notebooks slides site student links binder lint
+.PHONY: help env lab test check notebooks slides site student links binder classroom lint
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,10 @@ links:  ## Write launch badges into README.md (REPO=owner/name, HUB=https://… 
 
 binder: env  ## Build what Binder would build, without Docker, and measure it in build/binder
 	@$(BIN)/python binder/rehearse.py
+
+classroom: env  ## Rehearse a class of twenty students on a JupyterHub, and write what it takes
+	@npm ci --prefix binder/jupyterhub --no-audit --no-fund --loglevel=error
+	@$(BIN)/python benchmarks/classroom.py $(ARGS) && $(BIN)/python benchmarks/classes.py
 
 lint: env  ## Check and format the sources
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .

@@ -45,7 +45,8 @@ def serve_repository(repository: Path, folder: Path) -> tuple[subprocess.Popen, 
     )
     [port] = free_ports(1)
     command = ["git", "daemon", "--listen=127.0.0.1", f"--port={port}", "--export-all"]
-    server = subprocess.Popen([*command, f"--base-path={folder}", str(folder)])
+    command += [f"--base-path={folder}", str(folder)]
+    server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     while not listening(port):
         time.sleep(0.1)
     return server, f"git://127.0.0.1:{port}/course.git"

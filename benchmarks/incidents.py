@@ -60,6 +60,7 @@ def fill_disk(student: Student, megabytes: int) -> dict:
     began = time.perf_counter()
     answer = student.save("work.ipynb", notebook("x" * megabytes * 10**6))
     seconds = time.perf_counter() - began
+    assert not answer.ok, "the notebook fitted"
     kept = student.api("GET", "/api/contents/work.ipynb").json()["content"]["cells"]
     assert [cell["source"] for cell in kept] == ["kept"], "the notebook is lost"
     return {"seconds": seconds, "status": answer.status_code, "message": answer.json()["message"]}
