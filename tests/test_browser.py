@@ -1,0 +1,333 @@
+"""The notebooks as a student meets them: JupyterLab in a real browser, Run All Cells, sliders.
+
+Each notebook is copied without its outputs, run by Lab's own menu, saved by Lab's own menu, and
+judged by the saved file and by what the page shows. Screenshots and the findings of axe are kept in
+``build/browser`` (or below ``COURSE_ARTEFACTS``).
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import nbformat
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+
+import notebooks as tool
+from chromium import artefacts, chromium
+from lab import jupyterlab, kernels, shut_down_kernels
+
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+PATIENCE = 40 * 60_000  # ms until a notebook counts as hanging, on however slow a machine
+LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+# What the course writes and draws; the rest of the page is Lab's frame and its editors.
+CONTENT = [".jp-MarkdownOutput", ".jp-OutputArea-output"]
+# Faults that no course can mend: ipywidgets gives the handle of a slider no name for a screen
+# reader, and Lab writes no alternative text to a picture that a cell draws, whatever its metadata
+# say. So a sentence beside each such picture says what it shows, see untold_pictures.
+TOOLS = {"aria-input-field-name": ".widget-slider *", "image-alt": ".jp-RenderedImage > img"}
+IDLE = ".jp-Notebook-ExecutionIndicator[data-status=idle]"
+
+
+class Seen(NamedTuple):
+    """What a browser showed of one notebook, and what it left behind."""
+
+    saved: nbformat.NotebookNode  # the file after Run All and Save
+    cells: list[dict]  # LOOK, of every cell
+    progress: dict  # per cell the percentages that its progress bar went through
+    sliders: list[dict]  # per slider: its label, did its value change, did the picture change
+    outside: list[str]  # addresses asked for that are not on this machine
+    faults: list[str]  # what axe finds in the course's content
+    frame: list[str]  # what axe finds elsewhere
+    dialogs: list[str]
+
+
+LOOK = """() => [...document.querySelectorAll(".jp-Notebook .jp-Cell")].map((cell) => {
+  const shown = cell.querySelector(".jp-MarkdownOutput");
+  const raw = [];
+  if (shown) {
+    const walker = document.createTreeWalker(shown, NodeFilter.SHOW_TEXT);
+    while (walker.nextNode()) {
+      const node = walker.currentNode;
+      const quoted = node.parentElement.closest("code, pre, mjx-container");
+      if (!quoted && /\\$|\\\\[a-z]{2}/.test(node.data)) raw.push(node.data);
+    }
+  }
+  return {
+    code: cell.classList.contains("jp-CodeCell"),
+    prompt: cell.querySelector(".jp-InputPrompt")?.textContent ?? "",
+    formulas: shown ? shown.querySelectorAll("mjx-container").length : 0,
+    broken: cell.querySelectorAll("mjx-merror, [data-mml-node=merror], .MathJax_Error").length,
+    raw,
+    images: [...cell.querySelectorAll("img")].map((i) => [i.complete, i.naturalWidth]),
+  };
+})"""
+
+# Every change of an output is looked at, so that no state of a bar is missed.
+WATCH = """() => {
+  window.progress = {};
+  const cells = [...document.querySelectorAll(".jp-Notebook .jp-Cell")];
+  cells.forEach((cell, number) => new MutationObserver(() => {
+    for (const area of cell.querySelectorAll(".jp-OutputArea-output"))
+      for (const [, percent] of area.textContent.matchAll(/(\\d+)%\\|/g))
+        (window.progress[number] ??= new Set()).add(percent);
+  }).observe(cell, {childList: true, subtree: true, characterData: true}));
+}"""
+
+# Run All marks every cell with a star at once; an error takes the stars away again.
+FINISHED = """() => {
+  const prompts = [...document.querySelectorAll(".jp-CodeCell .jp-InputPrompt")]
+    .map((prompt) => prompt.textContent).join();
+  return !prompts.includes("*") && /\\d/.test(prompts) || document.querySelector(".jp-Dialog");
+}"""
+
+PICTURE = """(handle) => {
+  const box = handle.closest(".jp-OutputArea-output");
+  return [...box.querySelectorAll("img")].map((image) => image.src).join();
+}"""
+
+
+def formulas(markdown: str) -> int:
+    """Number of formulas in the source of a cell."""
+    markdown = re.sub(r"```.*?```|`[^`\n]*`", "", markdown, flags=re.DOTALL)
+    return len(re.findall(r"\$\$.+?\$\$|(?<!\\)\$[^$]+?\$", markdown, re.DOTALL))
+
+
+def menu(page, *titles: str) -> None:
+    """Choose an entry of Lab's menu bar."""
+    page.locator(".lm-MenuBar-itemLabel", has_text=re.compile(rf"^{titles[0]}$")).click()
+    page.locator(".lm-Menu-itemLabel", has_text=re.compile(rf"^{titles[1]}$")).click()
+
+
+def open_notebook(page, address: str, path: str) -> None:
+    """Open it alone and wait until its kernel is ready."""
+    page.goto(f"{address}/lab/tree/{path}?token=test&reset", timeout=PATIENCE)
+    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=PATIENCE)
+    # Lab shows an idle kernel before it is connected to it; what is run then is lost.
+    while not any(kernel["connections"] for kernel in kernels(address)):
+        page.wait_for_timeout(200)
+    page.wait_for_selector(IDLE, state="attached", timeout=PATIENCE)
+
+
+def run_all(page) -> None:
+    """Run > Run All Cells, until the last cell is done or one has failed."""
+    page.evaluate(WATCH)
+    page.locator(".jp-Notebook .jp-Cell").first.click()
+    menu(page, "Run", "Run All Cells")
+    page.wait_for_function(FINISHED, timeout=PATIENCE, polling=500)
+
+
+def save(page, path: Path) -> nbformat.NotebookNode:
+    """File > Save Notebook, until the file has changed."""
+    before = path.stat().st_mtime_ns
+    menu(page, "File", "Save Notebook")
+    while path.stat().st_mtime_ns == before:
+        page.wait_for_timeout(200)
+    return nbformat.read(path, as_version=4)
+
+
+def move_sliders(page, picture: Path) -> list[dict]:
+    """Press the right arrow on every slider; wait for another picture, or ten idle seconds."""
+    moved = []
+    for handle in page.query_selector_all(".jp-OutputArea-output [role=slider]"):
+        handle.scroll_into_view_if_needed()
+        value, before = handle.get_attribute("aria-valuenow"), handle.evaluate(PICTURE)
+        handle.focus()
+        for _ in range(5):
+            page.keyboard.press("ArrowRight")
+        idle = 0
+        while handle.evaluate(PICTURE) in ("", before) and idle < 20:
+            page.wait_for_timeout(500)
+            idle = idle + 1 if page.query_selector(IDLE) else 0
+        moved.append(
+            {
+                "value": handle.get_attribute("aria-valuenow") != value,
+                "picture": bool(before) and handle.evaluate(PICTURE) not in ("", before),
+            }
+        )
+        page.screenshot(path=picture.with_stem(f"{picture.stem}{len(moved)}"))
+    return moved
+
+
+def accessibility(page) -> tuple[list[str], list[str]]:
+    """Faults of level A and AA in the course's content, and those in Lab's frame."""
+    options = {"runOnly": {"type": "tag", "values": LEVELS}, "resultTypes": ["violations"]}
+    content, frame = [], []
+    for violation in Axe().run(page, options=options).response["violations"]:
+        for node in violation["nodes"]:
+            target = node["target"][-1]
+            ours = page.evaluate(
+                """([target, content, tools]) => {
+                  const node = document.querySelector(target);
+                  return !!node?.closest(content) && !(tools && node.matches(tools));
+                }""",
+                [target, ", ".join(CONTENT), TOOLS.get(violation["id"])],
+            )
+            (content if ours else frame).append(f"{violation['id']}: {node['html'][:200]}")
+    return content, frame
+
+
+def visit(browser, address: str, path: Path) -> Seen:
+    """Run a notebook in a browser, and look at it."""
+    folder, name = artefacts("browser"), path.stem
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("websocket", lambda socket: asked.append(socket.url))
+    open_notebook(page, address, path.name)
+    run_all(page)
+    dialogs = [dialog.inner_text() for dialog in page.query_selector_all(".jp-Dialog")]
+    saved = save(page, path) if not dialogs else nbformat.read(path, as_version=4)
+    page.locator(".jp-Notebook .jp-Cell").last.scroll_into_view_if_needed()
+    page.screenshot(path=folder / f"{name}-end.png")
+    sliders = move_sliders(page, folder / f"{name}-slider.png")
+    page.locator(".jp-Notebook .jp-Cell").first.scroll_into_view_if_needed()
+    page.screenshot(path=folder / f"{name}-top.png")
+    progress = page.evaluate(
+        "() => Object.fromEntries(Object.entries(window.progress).map(([k, v]) => [k, [...v]]))"
+    )
+    cells = page.evaluate(LOOK)
+    faults, frame = accessibility(page)
+    report = {"content": faults, "frame": sorted(set(frame)), "progress": progress}
+    (folder / f"{name}.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    here = re.compile(rf"(http|ws)://{re.escape(address.removeprefix('http://'))}/|data:|blob:")
+    outside = [url for url in asked if not here.match(url)]
+    page.close()
+    shut_down_kernels(address)
+    return Seen(saved, cells, progress, sliders, outside, faults, frame, dialogs)
+
+
+# ------------------------------------------------------------------ what is asked of a notebook
+
+
+def code(seen: Seen) -> list[nbformat.NotebookNode]:
+    return [cell for cell in seen.saved.cells if cell.cell_type == "code"]
+
+
+def not_executed(seen: Seen) -> list[str]:
+    """Code cells that are not numbered in order; outputs were removed before."""
+    counts = enumerate((cell.execution_count for cell in code(seen)), 1)
+    return [f"cell {number} has number {count}" for number, count in counts if count != number]
+
+
+def failed(seen: Seen) -> list[str]:
+    """Error outputs in the saved file, and dialogs of Lab."""
+    outputs = [output for cell in code(seen) for output in cell.outputs]
+    return [output.evalue for output in outputs if output.output_type == "error"] + seen.dialogs
+
+
+def bars(seen: Seen) -> list[str]:
+    """No bar that was seen moving; or bars that stayed behind."""
+    still = max(map(len, seen.progress.values()), default=0) < 3
+    texts = [output.get("text", "") for cell in code(seen) for output in cell.outputs]
+    return ["no progress bar moved"] * still + [text for text in texts if "%|" in text]
+
+
+def dead_sliders(seen: Seen) -> list[str]:
+    """Sliders that did not move, or whose picture stayed the same."""
+    return [f"slider {slider}" for slider in seen.sliders if not all(slider.values())]
+
+
+def no_mathematics(seen: Seen) -> list[str]:
+    """Cells with other formulas than their source has, broken ones, or TeX as text."""
+    wrong = []
+    for cell, shown in zip(seen.saved.cells, seen.cells, strict=True):
+        wanted = formulas(cell.source) if cell.cell_type == "markdown" else 0
+        if shown["broken"] or shown["raw"] or shown["formulas"] != wanted:
+            wrong.append(f"{shown}, {wanted} wanted: {cell.source[:200]}")
+    return wrong
+
+
+def missing_pictures(seen: Seen) -> list[str]:
+    """Cells with a picture that was not loaded."""
+    shown = enumerate(seen.cells)
+    return [f"cell {i}" for i, cell in shown if not all(all(image) for image in cell["images"])]
+
+
+def untold_pictures(seen: Seen) -> list[str]:
+    """Code cells that draw a picture, with no text among the two cells above and below."""
+    cells, untold = seen.saved.cells, []
+    for i, cell in enumerate(cells):
+        drawn = any("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
+        around = cells[max(i - 2, 0) : i + 3]
+        if drawn and not any(neighbour.cell_type == "markdown" for neighbour in around):
+            untold.append(cell.source[:200])
+    return untold
+
+
+def outside(seen: Seen) -> list[str]:
+    """Addresses on other machines that the page asked for."""
+    return seen.outside
+
+
+def inaccessible(seen: Seen) -> list[str]:
+    """Faults of level A and AA that the course's own content causes."""
+    return seen.faults
+
+
+JUDGES = (not_executed, failed, bars, dead_sliders, no_mathematics, missing_pictures,
+          untold_pictures, outside, inaccessible)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """A browser, a folder, and JupyterLab that serves it."""
+    folder, state = tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("state")
+    with chromium() as browser, jupyterlab(folder, state) as address:
+        yield browser, folder, address
+
+
+@pytest.fixture(scope="module", params=tool.names())
+def seen(request, lab):
+    browser, folder, address = lab
+    notebook = nbformat.read(NOTEBOOKS / f"{request.param}.ipynb", as_version=4)
+    for cell in notebook.cells:  # so that every output in the saved file is made here
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    nbformat.write(notebook, folder / f"{request.param}.ipynb")
+    return visit(browser, address, folder / f"{request.param}.ipynb")
+
+
+@pytest.mark.parametrize("judge", JUDGES, ids=lambda judge: judge.__name__)
+def test_nothing_is_wrong(seen, judge):
+    assert not judge(seen)
+
+
+def test_every_slider_of_the_source_is_there(seen):
+    source = "\n".join(cell.source for cell in code(seen))
+    assert len(seen.sliders) == len(re.findall(r"ipywidgets\.\w*Slider\(", source))
+
+
+FAULTY = (
+    ("markdown", "A formula $\\frac{1$ and pictures <img src='a.png'> ![b](http://x.invalid/b.png)"),
+    ("code", "from tqdm import tqdm\nfor _ in tqdm(range(3)): pass"),
+    ("code", """
+import ipywidgets, base64
+from IPython.display import Image
+dot = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+_ = ipywidgets.interact(lambda x: Image(dot), x=ipywidgets.FloatSlider(0))"""),
+    ("code", ""), ("code", ""), ("code", "Image(dot)"),
+    ("code", "from IPython.display import HTML\nHTML('<p style=\"color: #ccc\">faint</p>')"),
+    ("code", "1 / 0"),
+    ("code", "1"),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def faulty(lab):
+    """A notebook in which everything is wrong."""
+    browser, folder, address = lab
+    kinds = {"code": nbformat.v4.new_code_cell, "markdown": nbformat.v4.new_markdown_cell}
+    cells = [kinds[kind](source) for kind, source in FAULTY]
+    metadata = {"kernelspec": tool.KERNEL}
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata=metadata)
+    nbformat.write(notebook, folder / "faulty.ipynb")
+    return visit(browser, address, folder / "faulty.ipynb")
+
+
+@pytest.mark.parametrize("judge", JUDGES, ids=lambda judge: judge.__name__)
+def test_each_fault_would_be_found(faulty, judge):
+    assert judge(faulty)
