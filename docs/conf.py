@@ -11,11 +11,11 @@ SLIDES = ("lecture.html", "lecture.pdf", "lecture-notes.pdf")
 
 
 def repository() -> str:
-    """owner/name on GitHub: COURSE_REPOSITORY, or what the README's badges say; "" if neither."""
+    """owner/name on GitHub: COURSE_REPOSITORY, or as in the README's badges; "" if neither."""
     if "COURSE_REPOSITORY" in os.environ:
         return os.environ["COURSE_REPOSITORY"]
     text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
-    found = re.search(r"mybinder\.org/v2/gh/([\w.-]+/[\w.-]+)/", text)
+    found = re.search(r"mybinder\.org/v2/gh/([\w.-]+/[\w.-]+)/", text)  # written by make links
     return found[1] if found else ""
 
 
@@ -37,7 +37,8 @@ include_patterns = [
 nb_execution_mode = "off"  # the outputs are those that the notebooks store
 nb_ipywidgets_js = {}  # would come from a CDN; every slider has a static picture above it
 nb_mime_priority_overrides = [("html", "image/gif", 15)]
-nb_render_image_options = {"class": "cell-picture"}
+nb_code_prompt_show = "Show the solution"  # nothing else is hidden
+nb_code_prompt_hide = "Hide the solution"
 myst_enable_extensions = ["deflist", "dollarmath"]
 myst_dmath_double_inline = True
 myst_heading_anchors = 3
@@ -54,7 +55,7 @@ html_theme_options = {
     "use_fullscreen_button": False,
     "show_toc_level": 2,
     "home_page_in_toc": True,
-    "article_header_start": ["toggle-primary-sidebar.html"],
+    "navbar_persistent": [],  # the search field is in the sidebar
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
@@ -74,6 +75,7 @@ if repository():
 mathjax_path = "mathjax/tex-svg.js"
 mathjax4_config = {
     "loader": {"paths": {"fonts": "[mathjax]/.."}},
+    "output": {"displayOverflow": "linebreak"},  # a wide formula is wrapped, not scrolled
     "options": {
         "enableMenu": False,
         "menuOptions": {"settings": {"enrich": False, "speech": False, "assistiveMml": True}},

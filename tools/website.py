@@ -17,6 +17,8 @@ from pathlib import Path
 
 import nbformat
 
+import links
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "slides"))
 import build as slides  # noqa: E402 - slides/build.py knows which cells draw the pictures
@@ -71,7 +73,7 @@ def dress(notebook: nbformat.NotebookNode) -> None:
             cell.metadata.tags = [*tags, "hide-input"]
         texts = (c.source for c in notebook.cells[index + 1 :] if c.cell_type == "markdown")
         alt = f"Picture, described in the text: {first_sentence(next(texts, ''))}"
-        cell.metadata.mystnb = {"render_image_options": {"alt": alt, "classes": "cell-picture"}}
+        cell.metadata.mystnb = {"render_image_options": {"alt": alt}}
 
 
 def lay_out(folder: Path) -> None:
@@ -83,6 +85,8 @@ def lay_out(folder: Path) -> None:
         nbformat.write(notebook, path)
     readme = (folder / "README.md").read_text(encoding="utf-8")
     contents = (folder / "docs" / "index.md").read_text(encoding="utf-8")
+    badges = f"{re.escape(links.BEGIN)}.*?{re.escape(links.END)}"  # pictures from elsewhere
+    readme = re.sub(badges, "", readme, flags=re.DOTALL)
     (folder / "index.md").write_text(f"{readme}\n{contents}", encoding="utf-8")
     (folder / "docs" / "index.md").unlink()
     for path in folder.rglob("*.md"):
