@@ -5,7 +5,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help env lab test check notebooks slides site student links binder classroom lint
+.PHONY: help env lab present test check notebooks slides site student links binder classroom lint
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,6 +16,9 @@ env:  ## Create or update .venv (TORCH=cpu for the build without CUDA)
 
 lab: env  ## Open JupyterLab in notebooks/ (ARGS="--no-browser" for a machine without a screen)
 	@$(BIN)/jupyter lab --notebook-dir=notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
+
+present: env  ## Open a notebook as slides, with a kernel (NAME=flows)
+	@$(BIN)/python tools/present.py $(NAME) $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
 test: env  ## Run every test (ARGS="-k data" for some of them)
 	@$(BIN)/python -m pytest $(ARGS)
