@@ -153,7 +153,9 @@ def test_start_page_says_how_long_each_notebook_takes():
     )
     assert sorted(name for _, name, _ in rows) == warm.notebooks.names()
     for title, name, minutes in rows:
-        head = warm.notebooks.read_source(name).cells[0].source
+        cells = warm.notebooks.read_source(name).cells
+        begins = next(i for i, cell in enumerate(cells) if cell.cell_type == "code")
+        head = "\n".join(cell.source for cell in cells[:begins])
         assert head.startswith(f"# {title}")
         table = [line.split("|") for line in head.splitlines() if line.startswith("| ")]
         column = next(i for i, text in enumerate(table[0]) if "minutes" in text)

@@ -3,8 +3,9 @@
     python tools/links.py owner/name [--branch main] [--hub https://hub.example.org]
 
 They stand between two markers, or below the title when the markers are not there yet; a second
-call replaces them. Without ``--hub`` the badge of nbgitpuller opens the page that makes a link for
-any JupyterHub, filled in for this course.
+call replaces them. The lines for Colab, further down, are told the repository too. Without
+``--hub`` the badge of nbgitpuller opens the page that makes a link for any JupyterHub, filled in
+for this course.
 """
 
 import argparse
@@ -81,6 +82,11 @@ def insert(text: str, lines: str) -> str:
     return f"{title}\n\n{block}\n{rest}"
 
 
+def name_for_colab(text: str, repository: str) -> str:
+    """Name the repository where the README says what Colab has to fetch."""
+    return re.sub(r"(git clone --depth 1 https://github\.com/)\S+", rf"\g<1>{repository}", text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("repository", metavar="owner/name")
@@ -90,7 +96,8 @@ def main() -> None:
     checked(arguments.repository, arguments.branch, arguments.hub)
     lines = badges(arguments.repository, arguments.branch, arguments.hub)
     readme = ROOT / "README.md"
-    readme.write_text(insert(readme.read_text(encoding="utf-8"), lines), encoding="utf-8")
+    text = name_for_colab(readme.read_text(encoding="utf-8"), arguments.repository)
+    readme.write_text(insert(text, lines), encoding="utf-8")
 
 
 if __name__ == "__main__":
