@@ -1022,7 +1022,7 @@ _ = ipywidgets.interact(
 # $$ L_K = E\Big[\log \frac1K \sum_{s=1}^{K} w_s \Big], \qquad
 # w_s = \frac{p_\theta(x \mid z_s)\, p(z_s)}{q_\phi(z_s \mid x)} . $$
 #
-# Here $K$ counts draws, as in the paper by Burda et al. (2016); the latent dimension is the small
+# Here $K$ counts draws, as in the paper (Burda et al. 2016); the latent dimension is the small
 # $k$. $L_1$ is the ELBO. On average every further draw raises the bound, and
 # $L_K \to \log p_\theta(x)$. This is the brute force of section 3 with draws from the right place.
 #
@@ -1233,7 +1233,7 @@ display(Markdown(head + "\n".join(lines).replace("nan", "–")))
 # test digits; published: all 10,000, bound with 5,000 draws). The published models saw more digits.
 # `benchmarks/vae_full.py` repeats our fit with 50,000 digits; its stored result stands beside it. A
 # bound computed with more draws is higher, so even the two right-hand columns of two papers compare
-# only if $K$ is the same; 500 and 5,000 differ by a few tenths of a nat here.
+# only if $K$ is the same.
 
 # %%
 fig, ax = plt.subplots(figsize=(6, 3.5))
@@ -1284,8 +1284,7 @@ assert 0 < gain < total
 
 # %% [markdown]
 # More than half of the gap on new digits is amortisation: the encoder, not the Gaussian, is the
-# weak part (Cremer et al. 2018). Only a small part of that is memory: on the 16,000 training digits
-# the gap is nearly as large. Two remedies follow from the diagnosis: a better encoder, or a few
+# weak part (Cremer et al. 2018). Two remedies follow from the diagnosis: a better encoder, or a few
 # gradient steps per image when a single image matters. A more flexible $q$ could remove at most the
 # rest.
 
