@@ -17,8 +17,11 @@ import subprocess
 import sys
 import time
 import tomllib
+import urllib.error
 import urllib.request
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 2.5  # GB of installed packages
@@ -76,13 +79,15 @@ def start_page(environment: dict, home: Path) -> str:
     port = "18888"
     command = ["jupyter", "lab", "--no-browser", f"--port={port}", "--port-retries=0"]
     command += ["--ip=127.0.0.1", "--IdentityProvider.token=rehearsal", "--allow-root"]
-    server = subprocess.Popen(command, cwd=home, env=environment, stderr=subprocess.PIPE, text=True)
+    server = subprocess.Popen(command, cwd=home, env=environment)
     try:
-        for line in server.stderr:
-            if "is running at" in line:
+        while server.poll() is None:
+            try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/?token=rehearsal") as answer:
                     return answer.url
-        raise SystemExit("course: JupyterLab did not start")
+            except urllib.error.URLError:  # not listening yet
+                time.sleep(0.5)
+        raise SystemExit("course: JupyterLab did not start (see above)")
     finally:
         server.terminate()
         server.wait()
@@ -90,11 +95,12 @@ def start_page(environment: dict, home: Path) -> str:
 
 def missing_or_extra(python: Path) -> list[str]:
     """Requirements of pyproject.toml without what the tests need, against what is installed."""
-    wanted = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"])
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = {str(Requirement(text)) for text in project["dependencies"]}
     ask = "import importlib.metadata as m, json; print(json.dumps(m.requires('course-utils')))"
-    told = subprocess.run([python, "-c", ask], capture_output=True, check=True).stdout
-    found = {text for text in json.loads(told) if "extra ==" not in text}
-    checked = subprocess.run([python, "-m", "pip", "check"], capture_output=True, text=True)
+    told = subprocess.run([python, "-I", "-c", ask], capture_output=True, check=True).stdout
+    found = {str(Requirement(text)) for text in json.loads(told) if "extra ==" not in text}
+    checked = subprocess.run([python, "-I", "-m", "pip", "check"], capture_output=True, text=True)
     return sorted(wanted ^ found) + checked.stdout.splitlines() * bool(checked.returncode)
 
 

@@ -16,7 +16,7 @@ import notebooks  # noqa: E402
 
 SETTINGS = {
     "overrides.json": "share/jupyter/lab/settings/overrides.json",
-    "server.json": "etc/jupyter/jupyter_server_config.d/course.json",
+    "server.json": "etc/jupyter/jupyter_server_config.json",
 }
 
 

@@ -107,7 +107,7 @@ def test_no_step_names_a_place_of_this_machine():
 
 def test_settings_open_the_start_page_as_text_for_readers(tmp_path):
     warm.configure(tmp_path)
-    server = json.loads((tmp_path / "etc/jupyter/jupyter_server_config.d/course.json").read_text())
+    server = json.loads((tmp_path / "etc/jupyter/jupyter_server_config.json").read_text())
     pages = {values["default_url"] for values in server.values()}
     (page,) = pages
     assert {"ServerApp", "LabApp", "JupyterNotebookApp"} == set(server)
