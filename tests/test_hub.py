@@ -32,7 +32,7 @@ def need(present: object, what: str) -> None:
         pytest.skip(what)
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def tools():
     need(shutil.which("node"), "no Node on this machine")
     need(PROXY.exists(), "the proxy is not installed: npm ci in binder/jupyterhub")
