@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -77,7 +78,14 @@ def ask(address: str, method: str = "GET") -> bytes:
 
 def kernels(address: str) -> list[dict]:
     """What the server says about its kernels."""
-    return json.loads(ask(f"{address}/api/kernels"))
+    for _ in range(100):
+        try:
+            return json.loads(ask(f"{address}/api/kernels"))
+        except urllib.error.HTTPError as error:  # while a kernel is starting, it fails at times
+            if error.code != 500:
+                raise
+            time.sleep(0.2)
+    raise RuntimeError("the server cannot list its kernels")
 
 
 def shut_down_kernels(address: str) -> None:

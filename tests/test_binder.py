@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,9 @@ import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+
+from chromium import artefacts, chromium
+from lab import jupyterlab
 
 ROOT = Path(__file__).resolve().parents[1]
 BINDER = ROOT / "binder"
@@ -115,6 +119,25 @@ def test_settings_open_the_start_page_as_text_for_readers(tmp_path):
     lab = json.loads((tmp_path / "share/jupyter/lab/settings/overrides.json").read_text())
     viewers = lab["@jupyterlab/docmanager-extension:plugin"]["defaultViewers"]
     assert viewers == {"markdown": "Markdown Preview"}
+
+
+def test_a_browser_sees_the_start_page_and_a_link_opens_a_notebook(tmp_path, monkeypatch):
+    """With the settings of the image, and with no address but the server's root."""
+    prefix, home = tmp_path / "prefix", tmp_path / "home"
+    warm.configure(prefix)
+    (home / "notebooks").mkdir(parents=True)
+    for name in ("START.md", "flows.ipynb"):
+        shutil.copy(ROOT / "notebooks" / name, home / "notebooks")
+    monkeypatch.setenv("JUPYTER_CONFIG_PATH", str(prefix / "etc/jupyter"))
+    settings = f"--LabApp.app_settings_dir={prefix / 'share/jupyter/lab/settings'}"
+    with chromium() as browser, jupyterlab(home, tmp_path / "state", settings) as address:
+        page = browser.new_page(viewport={"width": 1280, "height": 720})
+        page.set_default_timeout(10 * 60_000)
+        page.goto(f"{address}/?token=test")
+        page.wait_for_selector(".jp-MarkdownViewer h1 >> text=Start here")
+        page.screenshot(path=artefacts("binder") / "start.png")
+        page.click(".jp-MarkdownViewer a[href*='flows.ipynb']")
+        page.wait_for_selector(".jp-NotebookPanel .jp-RenderedMarkdown h1")
 
 
 def test_overrides_name_settings_that_jupyterlab_knows():

@@ -102,12 +102,12 @@ def menu(page, *titles: str) -> None:
 
 def open_notebook(page, address: str, path: str) -> None:
     """Open it alone and wait until its kernel is ready."""
-    page.goto(f"{address}/lab/tree/{path}?token=test&reset", timeout=PATIENCE)
-    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=PATIENCE)
+    page.goto(f"{address}/lab/tree/{path}?token=test&reset")
+    page.wait_for_selector(".jp-Notebook .jp-Cell")
     # Lab shows an idle kernel before it is connected to it; what is run then is lost.
     while not any(kernel["connections"] for kernel in kernels(address)):
         page.wait_for_timeout(200)
-    page.wait_for_selector(IDLE, state="attached", timeout=PATIENCE)
+    page.wait_for_selector(IDLE, state="attached")
 
 
 def run_all(page) -> None:
@@ -115,7 +115,7 @@ def run_all(page) -> None:
     page.evaluate(WATCH)
     page.locator(".jp-Notebook .jp-Cell").first.click()
     menu(page, "Run", "Run All Cells")
-    page.wait_for_function(FINISHED, timeout=PATIENCE, polling=500)
+    page.wait_for_function(FINISHED, polling=500)
 
 
 def save(page, path: Path) -> nbformat.NotebookNode:
@@ -172,6 +172,7 @@ def visit(browser, address: str, path: Path) -> Seen:
     """Run a notebook in a browser, and look at it."""
     folder, name = artefacts("browser"), path.stem
     page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(PATIENCE)
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     page.on("websocket", lambda socket: asked.append(socket.url))

@@ -87,13 +87,15 @@ def test_writing_keeps_source_and_notebook_in_step(tmp_path, monkeypatch):
 def test_present_opens_one_notebook_with_settings_of_its_own(tmp_path, monkeypatch):
     called = []
     monkeypatch.setattr(present, "STATE", tmp_path)
+    (tmp_path / "workspaces").mkdir()
     monkeypatch.setattr(present.os, "execv", lambda *arguments: called.append(arguments))
     monkeypatch.setattr(present.os, "environ", {})
     monkeypatch.setattr(present.sys, "argv", ["present.py", "flows", "--no-browser"])
     present.main()
     ((_, command),) = called
-    assert "--LabApp.default_url=/lab/tree/flows.ipynb?reset" in command
+    assert "--LabApp.default_url=/lab/tree/flows.ipynb" in command
     assert command[-1] == "--no-browser"
+    assert not (tmp_path / "workspaces").exists()
     assert Path(present.os.environ["JUPYTERLAB_SETTINGS_DIR"]).is_relative_to(tmp_path)
 
 

@@ -7,6 +7,7 @@ Lab gets settings of its own in build/presenting, so that the next ``make lab`` 
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def command(name: str, options: list[str]) -> list[str]:
     """How JupyterLab is started, with one notebook open."""
     return [
         *(sys.executable, "-m", "jupyterlab", f"--notebook-dir={notebooks.NOTEBOOKS}"),
-        *(f"--LabApp.default_url=/lab/tree/{name}.ipynb?reset", *options),
+        *(f"--LabApp.default_url=/lab/tree/{name}.ipynb", *options),
     ]
 
 
@@ -41,6 +42,7 @@ def main() -> None:
     if name not in notebooks.names():
         choice = ", ".join(notebooks.names())
         raise SystemExit(f"course: NAME is one of {choice}. Remedy: make present NAME=flows")
+    shutil.rmtree(STATE / "workspaces", ignore_errors=True)  # it would open the last one, too
     write_settings(STATE / "settings")
     os.environ["JUPYTERLAB_SETTINGS_DIR"] = str(STATE / "settings")
     os.environ["JUPYTERLAB_WORKSPACES_DIR"] = str(STATE / "workspaces")
