@@ -32,6 +32,7 @@ include_patterns = [
     "CHANGELOG.md",
     "data/README.md",
     "benchmarks/*.md",
+    "binder/jupyterhub/README.md",
 ]
 
 nb_execution_mode = "off"  # the outputs are those that the notebooks store

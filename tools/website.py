@@ -73,7 +73,7 @@ def dress(notebook: nbformat.NotebookNode) -> None:
             cell.metadata.tags = [*tags, "hide-input"]
         texts = (c.source for c in notebook.cells[index + 1 :] if c.cell_type == "markdown")
         alt = f"Picture, described in the text: {first_sentence(next(texts, ''))}"
-        cell.metadata.mystnb = {"render_image_options": {"alt": alt}}
+        cell.metadata.mystnb = {"image": {"alt": alt}}
 
 
 def lay_out(folder: Path) -> None:
