@@ -217,6 +217,12 @@ def test_server_opens_with_the_link_that_pulls_the_course(anna):
     assert REPO in page.text
 
 
+def test_lab_asks_nobody_for_news(anna):
+    plugin = "@jupyterlab/apputils-extension:notification"
+    schema = anna.api("GET", f"/lab/api/settings/{plugin}").json()["schema"]
+    assert schema["properties"]["fetchNews"]["default"] == "false"
+
+
 def test_link_pulls_the_course_into_the_home(anna, tmp_path):
     with served_repository(tmp_path) as address:
         anna.pull(address)

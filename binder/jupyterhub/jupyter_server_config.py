@@ -34,6 +34,8 @@ def refuse_what_does_not_fit(model: dict, path: str, contents_manager, **_) -> N
 
 
 c.FileContentsManager.pre_save_hook = refuse_what_does_not_fit
+# binder/overrides.json: no question about news, Markdown shown as it reads.
+c.LabApp.app_settings_dir = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 c.LabApp.extension_manager = "readonly"  # nobody can install into the class's environment
 # Sockets in the student's own folder: who is on this machine cannot listen to a kernel.
 c.KernelManager.transport = "ipc"
