@@ -160,7 +160,7 @@ def test_solutions_are_folded_and_pictures_described(site):
 
 def test_a_sentence_for_a_picture_has_no_marks_in_it():
     text = "**Left:** the *plane* of [codes](x.md), $z$. Right: more."
-    assert website.first_sentence(text) == "Left:"
+    assert website.first_sentence(text) == "Left: the plane of codes, z."
     assert website.first_sentence("The `curve` of $L_K$ rises. And more.") == (
         "The curve of L_K rises."
     )

@@ -60,7 +60,7 @@ def first_sentence(markdown: str) -> str:
     """The first sentence of a text, without its marks: what a picture shows, in words."""
     text = re.sub(r"\$\$.*?\$\$|\[(.*?)\]\(.*?\)", r"\1", markdown, flags=re.DOTALL)
     text = re.sub(r"[*`$#\\{}]", "", " ".join(text.split()))
-    return re.split(r"(?<=[.:?!]) ", text)[0]
+    return re.split(r"(?<=[.?!]) ", text)[0]
 
 
 def dress(notebook: nbformat.NotebookNode) -> None:
