@@ -14,7 +14,7 @@ PAGE = HERE.parent / "docs" / "classes.md"
 SIZES = (30, 300, 3000)
 WAIT = 60  # seconds that a class may wait when all run sections 1 to 3 at once
 SYSTEM_GB = 2  # operating system, Hub and proxy
-GUARANTEE_GB = 2**30 / 1e9  # of each student on Kubernetes
+GUARANTEE_GB = 1.5 * 2**30 / 1e9  # of each student on Kubernetes
 NODE_GB, NODE_CORES, USABLE = 32, 8, 0.9  # a node, and the part of it that pods may use
 
 
@@ -110,9 +110,9 @@ def tables(figures: dict) -> dict[str, str]:
 def fill(text: str, figures: dict) -> str:
     """The page with its generated parts made anew."""
     for name, content in tables(figures).items():
-        pattern = rf"(<!-- {name} -->\n).*?(\n<!-- end -->)"
+        pattern = rf"(<!-- {name} -->\n)(?:(?!<!--).)*(<!-- end -->)"
         text, count = re.subn(
-            pattern, lambda match, c=content: match[1] + c + match[2], text, flags=re.DOTALL
+            pattern, lambda match, c=content: f"{match[1]}{c}\n{match[2]}", text, flags=re.DOTALL
         )
         if count != 1:
             raise ValueError(f"the page has {count} places for {name!r}")

@@ -218,7 +218,7 @@ def report(figures: dict) -> str:
     """The page that people read."""
     at, one, many = figures["machine"], figures["alone"], figures["class"]
     n = many["students"]
-    versions = ", ".join(f"{name} {number}" for name, number in at["versions"].items())
+    versions = ", ".join(f"`{name} {number}`" for name, number in at["versions"].items())
     rows = [
         ("seconds from the login form to a ready server", "ready", 1),
         ("of these, the login", "login", 2),
@@ -240,8 +240,10 @@ def report(figures: dict) -> str:
     for index, seconds in enumerate(one["cells"][0]):
         median = statistics.median(cells[index] for cells in many["cells"])
         worst = max(cells[index] for cells in many["cells"])
-        first = figures["lesson"][index].splitlines()[0][:50].replace("|", "\\|")
-        slow.append((seconds, f"| `{first}` | {seconds:.2f} | {median:.2f} ({worst:.2f}) |"))
+        lines = figures["lesson"][index].splitlines()
+        shown = " … ".join(line.strip()[:45].replace("|", "\\|") for line in (lines[0], lines[-1]))
+        times = f"{seconds:.2f} | {median:.2f} ({worst:.2f}) | {median / seconds:.0f}"
+        slow.append((seconds, f"| `{shown}` | {times} |"))
     slow = [line for seconds, line in slow if seconds >= 0.2]
     told = [
         f"| {name} | {outcome['seconds']:.1f} | {figures['told'][name]} |"
@@ -270,8 +272,8 @@ def report(figures: dict) -> str:
             "",
             "## Cells that take longer than a fifth of a second",
             "",
-            f"| first line | one student (s) | {n} students (s) |",
-            "| --- | --- | --- |",
+            f"| cell: first … last line | one student (s) | {n} students (s) | times as long |",
+            "| --- | --- | --- | --- |",
             *slow,
             "",
             "## Accidents, while the class stays",
