@@ -27,6 +27,7 @@ sys.path.insert(0, str(BINDER))
 import students  # noqa: E402
 
 PROXY = BINDER / "node_modules" / ".bin" / "configurable-http-proxy"
+NEEDED = [ROOT, Path(sys.prefix), Path(sys.base_prefix)]  # by every student
 PATIENCE = float(
     os.environ.get("PATIENCE", 900)
 )  # seconds; long, because the machine may do other work
@@ -115,9 +116,8 @@ class Hub:
     def launch(self) -> subprocess.Popen:
         """Start the process, without waiting for an answer."""
         public, hub, api = self.ports
-        needed = [ROOT, Path(sys.prefix), Path(sys.base_prefix)]
         command = [
-            *readable(needed),
+            *readable(NEEDED),
             *(sys.executable, "-m", "jupyterhub", f"--config={BINDER / 'jupyterhub_config.py'}"),
             *(f"--port={public}", f"--JupyterHub.hub_port={hub}"),
             f"--ConfigurableHTTPProxy.api_url=http://127.0.0.1:{api}",
