@@ -54,11 +54,13 @@ def hub(tools):
     small.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={TMPFS_MB}m", "tmpfs", str(small)]
     running.small_disk = not subprocess.run(mount, capture_output=True).returncode
-    running.start()
-    yield running
-    if running.small_disk:
-        subprocess.run(["umount", "--lazy", str(small)], check=True)
-    running.clear()
+    try:
+        running.start()
+        yield running
+    finally:
+        if running.small_disk:
+            subprocess.run(["umount", "--lazy", str(small)], check=True)
+        running.clear()
 
 
 def enter(hub: Hub, name: str) -> Student:
