@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -48,14 +49,20 @@ def jupyterlab(folder: Path, state: Path, *options: str, settings: dict | None =
     command += [f"--port={port}", "--port-retries=0", "--IdentityProvider.token=test"]
     command += [f"--notebook-dir={folder}", "--allow-root", *options]
     with (state / "log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
     try:
         address = f"http://127.0.0.1:{port}"
         wait_for(address, process, state / "log")
         yield address
     finally:
         process.terminate()
-        process.wait()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:  # it can wait for ever for a kernel that is starting
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def wait_for(address: str, process: subprocess.Popen, log: Path) -> None:
