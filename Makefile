@@ -5,7 +5,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help env lab present test check notebooks slides site student links binder classroom lint
+.PHONY: help env lab present test check notebooks slides site student links binder classroom benchmarks lint
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,12 @@ binder: env  ## Build what Binder would build, without Docker, and measure it in
 classroom: env  ## Rehearse a class of twenty students on a JupyterHub, and write what it takes
 	@npm ci --prefix binder/jupyterhub --no-audit --no-fund --loglevel=error
 	@$(BIN)/python benchmarks/classroom.py $(ARGS) && $(BIN)/python benchmarks/classes.py
+
+benchmarks: env  ## Measure the course beside its peers (NOTEBOOKS=1: each notebook once; QUICK=1: a trial)
+	@$(BIN)/python benchmarks/peers/install.py
+	@for each in bnn vae flows; do build/peers/bin/python benchmarks/peers/$$each.py $(QUICK:%=--quick) || exit 1; done
+	@$(BIN)/python benchmarks/whole.py $(NOTEBOOKS:%=--repetitions %) $(QUICK:%=--quick)
+	@$(BIN)/python benchmarks/report.py $(QUICK:%=--quick)
 
 lint: env  ## Check and format the sources
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .

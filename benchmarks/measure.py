@@ -1,0 +1,187 @@
+"""What the benchmarks share: one process per run, competitors in turn, every run kept at once.
+
+A run is one competitor with one seed. Runs go round: all competitors with seed 0, then all with
+seed 1, and so on, so that whatever else the machine does hits all of them alike. Each is stored in
+``results/NAME.json`` as soon as it is there; a second call goes on where the first one stopped.
+Runs of other code (script or notebook) are dropped.
+"""
+
+import argparse
+import ast
+import cProfile
+import hashlib
+import json
+import os
+import platform
+import pstats
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+RESULTS = HERE / "results"
+TRIALS = ROOT / "build" / "benchmarks"  # of --quick: never mixed with what is published
+REPETITIONS = 5
+
+
+class Watch:
+    """Seconds of training, and states noted on the way; taking a note costs no measured time."""
+
+    def __init__(self, every: int = 1) -> None:
+        self.every, self.calls, self.seconds, self.notes = every, 0, 0.0, []
+        self.started = time.perf_counter()
+
+    def __call__(self, state: Callable[[], object]) -> None:
+        self.calls += 1
+        if self.calls % self.every == 0:
+            self.seconds += time.perf_counter() - self.started
+            self.notes.append((self.seconds, state()))
+            self.started = time.perf_counter()
+
+
+def cloned(module) -> dict:
+    """A copy of a module's state that later steps leave alone."""
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
+def median_seconds(*functions: Callable[[], object], rounds: int = 5) -> list[float]:
+    """Median seconds of one call of each function; they take turns, after one call to warm up."""
+    times: list[list[float]] = [[] for _ in functions]
+    for turn in range(rounds + 1):
+        for function, kept in zip(functions, times, strict=True):
+            start = time.perf_counter()
+            function()
+            if turn:
+                kept.append(time.perf_counter() - start)
+    return [sorted(kept)[rounds // 2] for kept in times]
+
+
+def profile(function: Callable[[], object], lines: int = 12) -> list[str]:
+    """Where a call spends its time: the functions with the most seconds of their own."""
+    profiler = cProfile.Profile()
+    profiler.runcall(function)
+    stats = pstats.Stats(profiler)
+    rows = sorted(stats.stats.items(), key=lambda item: -item[1][2])[:lines]
+    return [
+        f"{own:7.3f} s {calls:8d} calls  {re.sub(r'.*(site-packages|notebooks)/', '', file)}:{name}"
+        for (file, _, name), (_, calls, own, _, _) in rows
+    ]
+
+
+def machine() -> dict[str, object]:
+    """What the figures depend on, besides versions."""
+    info = Path("/proc/cpuinfo")
+    models = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
+    return {
+        "cores": os.cpu_count(),
+        "processor": models[0] if models else platform.processor() or platform.machine(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+    }
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Installed versions of some packages."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def code_digest(*paths: Path) -> str:
+    """The code in some files, whatever their comments: twelve hexadecimal digits."""
+    code = [ast.dump(ast.parse(path.read_text(encoding="utf-8"))) for path in paths]
+    return hashlib.sha256("\n".join(code).encode()).hexdigest()[:12]
+
+
+def write(path: Path, stored: dict) -> None:
+    """Write JSON so that an interrupted write leaves the old file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft")
+    draft.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    draft.replace(path)
+
+
+def run_alone(command: list[str]) -> dict:
+    """The JSON in the last line of a process, or its last words under the key ``error``."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "MKL_", "GOMP_"))}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env)
+    if done.returncode:
+        return {"error": ([line for line in done.stderr.splitlines() if line.strip()] or ["?"])[-1]}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def command(
+    script: str,
+    names: Iterable[str],
+    one: Callable[..., dict],
+    *,
+    sources: Iterable[Path],
+    packages: Iterable[str],
+    minutes: str,
+    full: bool = False,
+) -> None:
+    """The command line of a benchmark.
+
+    Args:
+        script: Its path; the name becomes that of the results.
+        names: Its competitors.
+        one: Called as ``one(name, seed, quick=..., full=...)`` in a process of its own; returns
+            what is stored.
+        sources: Files whose code is measured.
+        packages: Whose versions are stored.
+        minutes: What a whole run takes, for the help.
+        full: Whether there is a larger version of the work, ``--full``.
+    """
+    path = Path(script).resolve()
+    parser = argparse.ArgumentParser(description=f"{path.stem}: {minutes} on two idle cores.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {list(names)}; all if none")
+    parser.add_argument("--repetitions", type=int, default=REPETITIONS, help="seeds per competitor")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, into build/benchmarks")
+    parser.add_argument("--full", action="store_true", help="all of the data" if full else "-")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.full and not full:
+        parser.error("--full: there is only one size of this work")
+    sizes = {"quick": given.quick, "full": given.full}
+    if given.one:
+        print(json.dumps(one(given.one, given.seed, **sizes)))
+        return
+    store = (TRIALS if given.quick else RESULTS) / f"{path.stem}{'_full' * given.full}.json"
+    digest = code_digest(path, *sources)
+    stored = json.loads(store.read_text()) if store.exists() else {}
+    if stored.get("code") != digest:
+        if stored.get("runs"):
+            print(f"{store.name}: the code has changed, so all is measured again", flush=True)
+        stored = {"code": digest, "runs": {}}
+    failed = {}
+    for seed in range(given.repetitions):
+        for name in given.names or names:
+            runs = stored["runs"].setdefault(name, {})
+            if str(seed) in runs:
+                continue
+            options = [f"--{size}" for size, wanted in sizes.items() if wanted]
+            start = time.perf_counter()
+            job = [sys.executable, str(path), "--one", name, "--seed", str(seed), *options]
+            result = run_alone(job)
+            took = f"{time.perf_counter() - start:.0f} s"
+            print(f"{path.stem}: {name}, seed {seed}: {result.get('error', took)}", flush=True)
+            if "error" in result:
+                failed[name] = result["error"]
+                continue
+            runs[str(seed)] = result
+            stored |= {"date": date.today().isoformat(), "machine": machine()}
+            stored["versions"] = versions(packages)
+            write(store, stored)
+    if failed:
+        raise SystemExit(f"{path.stem}: not measured: {failed}")

@@ -1,0 +1,391 @@
+"""The mean-field network of the wine notebook beside what a reader would use instead.
+
+    build/peers/bin/python benchmarks/peers/bnn.py [--quick]        # about 6 minutes
+
+All competitors get the same wines (seed k: test fold k of five, twins kept together), the same
+standardisation, and the same network: 11-50-1, SiLU, one Gaussian per weight, one noise scale. The
+notebook's function and its floor use all wines in every step; the others draw batches of 64 from a
+``DataLoader``, their likelihood scaled as it must be. One thread.
+"""
+
+import itertools
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import course_utils  # noqa: F401 - before torch: it decides how threads wait
+
+# isort: split
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.infer import SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer.autoguide import AutoDiagonalNormal
+from pyro.nn import PyroModule, PyroSample
+from torch import Tensor, nn
+from torch.distributions import kl_divergence
+from torch.utils.data import DataLoader, TensorDataset
+
+from course_utils.data import duplicate_groups, load_wine_quality, split_indices
+from course_utils.metrics import mixture_log_density, rmse
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path[:0] = [str(HERE.parent), str(ROOT / "tests")]
+
+import measure  # noqa: E402
+from lift import lift  # noqa: E402
+
+nb = lift("bayesian_neural_networks_wine")
+nb.standardise.__globals__["device"] = torch.device("cpu")  # the notebook sets it in a cell
+HIDDEN = 50
+STEPS, RATE = 800, 0.03  # of the notebook's fit_mean_field_bnn
+EPOCHS, BATCH, PEER_RATE = 150, 64, 0.01
+DRAWS = 200
+
+
+class Wines(NamedTuple):
+    """Standardised features (n, d), targets (n,) in training's scales or in quality points."""
+
+    x_train: Tensor
+    y_train: Tensor
+    x_val: Tensor
+    y_val: Tensor  # quality points
+    x_test: Tensor
+    y_test: Tensor  # quality points
+    target: tuple[Tensor, Tensor]  # mean and scale of training's scores, quality points
+
+
+def load(seed: int) -> Wines:
+    """Test fold ``seed``, and validation wines out of the rest, as in the notebook."""
+    wine = load_wine_quality("red")
+    groups = duplicate_groups(wine.x)
+    fold = nb.deal_folds(groups, folds=5, seed=0)
+    rest, test = ((fold != seed % 5).nonzero().squeeze(), (fold == seed % 5).nonzero().squeeze())
+    parts = split_indices(len(rest), fractions=(0.85, 0.15, 0), groups=groups[rest], seed=seed)
+    train, validation = rest[parts.train], rest[parts.validation]
+    x_train, x_val, x_test = (
+        nb.standardise(wine.x[rows], wine.x[train]) for rows in (train, validation, test)
+    )
+    y_train = nb.standardise(wine.y[train], wine.y[train])
+    target = wine.y[train].mean(), wine.y[train].std()
+    return Wines(x_train, y_train, x_val, wine.y[validation], x_test, wine.y[test], target)
+
+
+def batches(x: Tensor, y: Tensor, size: int | None, epochs: int):
+    """All rows ``epochs`` times, or shuffled batches from a DataLoader."""
+    if size is None:
+        yield from itertools.repeat((x, y), epochs)
+        return
+    loader = DataLoader(TensorDataset(x, y), batch_size=size, shuffle=True)
+    for _ in range(epochs):
+        yield from loader
+
+
+def from_posterior(loc_and_scale: tuple[Tensor, Tensor], x: Tensor, s: int):
+    """Means and scales (s, n) of the notebook's network under a factorised Gaussian."""
+    loc, scale = loc_and_scale
+    return nb.mean_and_scale(loc + scale * torch.randn(s, len(loc)), x, HIDDEN, False)
+
+
+def notebook(x, y, seed, epochs, size, watch):
+    """The notebook's code, watched through the model that it is handed."""
+
+    def watched(*given):
+        watch(lambda: [pyro.param(name).detach().clone() for name in ("loc", "scale")])
+        nb.bnn_model(*given)
+
+    nb.train_svi(
+        x, y, seed=seed, hidden=HIDDEN, steps=epochs, rate=RATE, noisy=False, model=watched
+    )
+    return from_posterior
+
+
+def bare_loss(loc, raw, prior, x, y):
+    """The negative ELBO of the notebook's model in plain PyTorch, with one draw."""
+    scale = raw.exp()
+    w = loc + scale * torch.randn_like(loc)
+    mean, sigma = nb.mean_and_scale(w, x, HIDDEN, False)
+    misfit = 0.5 * ((y - mean) / sigma).square() + sigma.log() + 0.5 * math.log(2 * math.pi)
+    ratio = scale / prior
+    kl = 0.5 * (ratio.square() + (loc / prior).square() - 1) - ratio.log()
+    return misfit.sum() + kl.sum()
+
+
+def bare(x, y, seed, epochs, size, watch):
+    """The floor: the same arithmetic, optimiser and schedule without Pyro."""
+    torch.manual_seed(seed)
+    prior = nb.weight_prior(x, HIDDEN, False)
+    loc = (prior * torch.randn_like(prior) / 3).requires_grad_()
+    raw = (prior / 20).log().requires_grad_()
+
+    def loss():
+        watch(lambda: [loc.detach().clone(), raw.detach().exp()])
+        return bare_loss(loc, raw, prior, x, y)
+
+    nb.minimise(loss, [loc, raw], steps=epochs, rate=RATE)
+    return from_posterior
+
+
+def normal(scale: float, *shape: int):
+    """Independent Gaussians around zero."""
+    return dist.Normal(0.0, scale).expand(shape).to_event(len(shape))
+
+
+class UsualNet(PyroModule):
+    """The usual style: one sample site per weight matrix and bias; the notebook's priors."""
+
+    def __init__(self, d: int, n: int) -> None:
+        super().__init__()
+        self.n = n
+        self.first, self.last = PyroModule[nn.Linear](d, HIDDEN), PyroModule[nn.Linear](HIDDEN, 1)
+        self.first.weight = PyroSample(normal(2 * d**-0.5, HIDDEN, d))
+        self.first.bias = PyroSample(normal(2.0, HIDDEN))
+        self.last.weight = PyroSample(normal(2 * HIDDEN**-0.5, 1, HIDDEN))
+        self.last.bias = PyroSample(normal(2.0, 1))
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        mean = self.last(nn.functional.silu(self.first(x)))[:, 0]
+        sigma = pyro.sample("sigma", dist.LogNormal(0.0, 1.0))
+        with pyro.plate("data", len(x)), pyro.poutine.scale(scale=self.n / len(x)):
+            pyro.sample("y", dist.Normal(mean, sigma), obs=y)
+        return mean
+
+
+def usual(x, y, seed, epochs, size, watch):
+    """PyroModule, PyroSample, AutoDiagonalNormal, Trace_ELBO, mini-batches."""
+    pyro.set_rng_seed(seed)
+    pyro.clear_param_store()
+    net = UsualNet(x.shape[1], len(x))
+    guide = AutoDiagonalNormal(net)
+    svi = SVI(net, guide, pyro.optim.Adam({"lr": PEER_RATE}), Trace_ELBO())
+    for xb, yb in batches(x, y, size, epochs):
+        svi.step(xb, yb)
+        watch(lambda: measure.cloned(guide))
+
+    def predict(state, x_new, s):
+        guide.load_state_dict(state)
+        sites = ("_RETURN", "sigma")
+        draws = Predictive(net, guide=guide, num_samples=s, return_sites=sites)(x_new)
+        mean = draws["_RETURN"]  # (s, n)
+        return mean, draws["sigma"].reshape(s, 1).expand_as(mean)
+
+    return predict
+
+
+def prior_scales(d: int) -> tuple[float, float]:
+    """The notebook's prior of the weights; these libraries know one scale per layer."""
+    return 2 * d**-0.5, 2 * HIDDEN**-0.5
+
+
+class Layers(NamedTuple):
+    """A network of Bayesian layers, its KL term, and its factors as (mean, scale, prior scale)."""
+
+    net: nn.Module
+    kl: Callable[[], Tensor]
+    factors: Callable[[], list[tuple[Tensor, Tensor, float]]]
+
+
+def bayesian_torch(d: int) -> Layers:
+    """Its prior_variance is used as a scale, and its KL is a mean over weights: both mended."""
+    from bayesian_torch.layers import LinearReparameterization
+
+    scales = prior_scales(d)
+    layers = [
+        LinearReparameterization(*size, prior_variance=scale)
+        for size, scale in zip(((d, HIDDEN), (HIDDEN, 1)), scales, strict=True)
+    ]
+    for layer in layers:
+        layer.dnn_to_bnn_flag = True  # forward returns the output alone
+
+    def factors():
+        for layer, prior in zip(layers, scales, strict=True):
+            for part in ("weight", "bias"):
+                rho = getattr(layer, f"rho_{part}")
+                yield getattr(layer, f"mu_{part}"), nn.functional.softplus(rho), prior
+
+    def kl():
+        total = 0.0
+        for layer in layers:
+            for part in ("weight", "bias"):
+                mu, rho = getattr(layer, f"mu_{part}"), getattr(layer, f"rho_{part}")
+                prior = (getattr(layer, f"prior_{part}_{moment}") for moment in ("mu", "sigma"))
+                total += layer.kl_div(mu, torch.log1p(rho.exp()), *prior) * mu.numel()
+        return total
+
+    return Layers(nn.Sequential(layers[0], nn.SiLU(), layers[1]), kl, factors)
+
+
+def blitz(d: int) -> Layers:
+    """Its KL term is an estimate from the draw of the forward pass."""
+    from blitz.losses import kl_divergence_from_nn
+    from blitz.modules import BayesianLinear
+
+    scales = prior_scales(d)
+    layers = [
+        BayesianLinear(*size, prior_sigma_1=scale, prior_pi=1)
+        for size, scale in zip(((d, HIDDEN), (HIDDEN, 1)), scales, strict=True)
+    ]
+    net = nn.Sequential(layers[0], nn.SiLU(), layers[1])
+
+    def factors():
+        for layer, prior in zip(layers, scales, strict=True):
+            for sampler in (layer.weight_sampler, layer.bias_sampler):
+                yield sampler.mu, nn.functional.softplus(sampler.rho), prior
+
+    return Layers(net, lambda: kl_divergence_from_nn(net), factors)
+
+
+def torchbnn(d: int) -> Layers:
+    """Its posterior starts as wide as the prior."""
+    from torchbnn import BayesLinear, BKLLoss
+
+    scales = prior_scales(d)
+    layers = [
+        BayesLinear(0.0, scale, *size)
+        for size, scale in zip(((d, HIDDEN), (HIDDEN, 1)), scales, strict=True)
+    ]
+    net, loss = nn.Sequential(layers[0], nn.SiLU(), layers[1]), BKLLoss(reduction="sum")
+
+    def factors():
+        for layer, prior in zip(layers, scales, strict=True):
+            yield layer.weight_mu, layer.weight_log_sigma.exp(), prior
+            yield layer.bias_mu, layer.bias_log_sigma.exp(), prior
+
+    return Layers(net, lambda: loss(net)[0], factors)
+
+
+def library(make):
+    """Training of a network of Bayesian layers, by the loss of exercise 3."""
+
+    def train(x, y, seed, epochs, size, watch):
+        torch.manual_seed(seed)
+        net, kl, _ = make(x.shape[1])
+        net.log_noise = nn.Parameter(torch.zeros(()))  # Sequential.forward would call a module
+        adam = torch.optim.Adam(net.parameters(), PEER_RATE)
+        for xb, yb in batches(x, y, size, epochs):
+            adam.zero_grad()
+            log_prob = dist.Normal(net(xb)[:, 0], net.log_noise.exp()).log_prob(yb)
+            (kl() / len(y) - log_prob.mean()).backward()
+            adam.step()
+            watch(lambda: measure.cloned(net))
+
+        def predict(state, x_new, s):
+            net.load_state_dict(state)
+            with torch.no_grad():
+                mean = torch.stack([net(x_new)[:, 0] for _ in range(s)])
+            return mean, net.log_noise.detach().exp().expand_as(mean)
+
+        return predict
+
+    return train
+
+
+class Competitor(NamedTuple):
+    """How to train: all rows (size None) or batches, for so many epochs."""
+
+    train: Callable
+    size: int | None
+    epochs: int
+
+
+MAKERS = {"bayesian-torch": bayesian_torch, "blitz": blitz, "torchbnn": torchbnn}
+COMPETITORS = {
+    "notebook": Competitor(notebook, None, STEPS),
+    "bare PyTorch": Competitor(bare, None, STEPS),
+    "usual Pyro style": Competitor(usual, BATCH, EPOCHS),
+    **{name: Competitor(library(make), BATCH, EPOCHS) for name, make in MAKERS.items()},
+}
+
+
+def check(name: str, x: Tensor, y: Tensor) -> None:
+    """Is it the model that it says it is? Raises AssertionError if not."""
+    torch.manual_seed(0)
+    prior = nb.weight_prior(x, HIDDEN, False)
+    if name in MAKERS:
+        net, kl, factors = MAKERS[name](x.shape[1])
+        assert net(x).shape == (len(x), 1) and not torch.equal(net(x), net(x))
+        exact = sum(
+            kl_divergence(dist.Normal(m, s), dist.Normal(0.0, p)).sum() for m, s, p in factors()
+        )
+        estimates = torch.stack([(net(x[:1]), kl())[1].detach() for _ in range(400)])
+        assert abs(estimates.mean() / exact - 1) < 0.01, (estimates.mean(), exact)
+    elif name == "usual Pyro style":
+        net = UsualNet(x.shape[1], len(x))
+        trace = pyro.poutine.trace(net).get_trace(x[:64], y[:64])
+        values = {site: node["value"] for site, node in trace.iter_stochastic_nodes()}
+        parts = [values[f"{layer}.{part}"] for layer in ("first", "last")
+                 for part in ("weight", "bias")]  # fmt: skip
+        parts = [part.mT.flatten() if part.ndim == 2 else part for part in parts]
+        w = torch.cat([*parts, values["sigma"].log()[None]])
+        mean, sigma = nb.mean_and_scale(w, x[:64], HIDDEN, False)
+        fit = dist.Normal(mean, sigma).log_prob(y[:64]).sum() * len(x) / 64
+        log_prior = dist.Normal(0.0, prior).log_prob(w).sum() - w[-1]  # of sigma, not log sigma
+        assert torch.isclose(trace.log_prob_sum(), fit + log_prior, rtol=1e-4)
+    else:  # the notebook and its floor: the same noise gives the same loss
+        loc, scale = prior * torch.randn_like(prior) / 3, prior / 20
+        pyro.clear_param_store()
+        pyro.param("loc", loc)
+        pyro.param("scale", scale, constraint=dist.constraints.positive)
+        pyro.set_rng_seed(1)
+        by_pyro = TraceMeanField_ELBO().loss(nb.bnn_model, nb.bnn_guide, x, y, HIDDEN, False)
+        torch.manual_seed(1)
+        by_hand = bare_loss(loc, scale.log(), prior, x, y).item()
+        assert abs(by_pyro / by_hand - 1) < 1e-4, (by_pyro, by_hand)
+
+
+def score(predict, state, x: Tensor, y: Tensor, target, draws: int) -> tuple[float, float]:
+    """RMSE (quality points) and mean log density (nats) of targets in quality points."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        mean, scale = (part.double() * target[1] for part in predict(state, x, draws))
+    mean = mean + target[0]
+    return rmse(y, mean.mean(0)), mixture_log_density(y, mean, scale).mean().item()
+
+
+def one(name: str, seed: int, *, quick: bool, full: bool) -> dict:
+    """Check, train and judge one competitor; a step is timed on all wines for everybody."""
+    torch.set_num_threads(1)
+    data, (train, size, epochs) = load(seed), COMPETITORS[name]
+    x, y = data.x_train, data.y_train
+    check(name, x, y)
+    epochs, repeats, draws = (epochs // 10, 60, 20) if quick else (epochs, 400, DRAWS)
+    steps = measure.Watch(every=20)
+    train(x, y, seed, repeats, None, steps)
+    ends = [seconds for seconds, _ in steps.notes]
+    each = sorted((b - a) / 20 for a, b in itertools.pairwise(ends))
+    total = epochs if size is None else epochs * math.ceil(len(y) / size)
+    watch = measure.Watch(every=max(1, total // 40))
+    predict = train(x, y, seed, epochs, size, watch)
+
+    def judge(state, x_new, observed):
+        return score(predict, state, x_new, observed, data.target, draws)
+
+    curve = [(round(t, 4), judge(state, data.x_val, data.y_val)[1]) for t, state in watch.notes]
+    last = watch.notes[-1][1]
+    error, density = judge(last, data.x_test, data.y_test)
+    result = {
+        "ms_per_step": 1000 * each[len(each) // 2],
+        "seconds": watch.seconds,
+        "curve": curve,
+        "test_rmse": error,
+        "test_log_density": density,
+    }
+    if name == "notebook":
+        result["profile"] = measure.profile(
+            lambda: train(x, y, seed, repeats, None, measure.Watch())
+        )
+    return result
+
+
+if __name__ == "__main__":
+    measure.command(
+        __file__,
+        COMPETITORS,
+        one,
+        sources=[ROOT / "notebooks" / "bayesian_neural_networks_wine.py"],
+        packages=["torch", "pyro-ppl", "bayesian-torch", "blitz-bayesian-pytorch", "torchbnn"],
+        minutes="about 6 minutes",
+    )

@@ -1,0 +1,82 @@
+"""Three densities in the plane with known entropy: moons, banana, rings."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch import distributions as dist
+
+from course_utils.data import make_two_moons, two_moons_log_prob
+
+MOONS = {"noise": 0.05}
+BEND = 0.3  # noise of the banana
+RADII, WIDTH = (1.0, 2.0), 0.08
+
+
+class Density(NamedTuple):
+    """A density of points x (n, 2): sample(n, seed), log_prob(x) in nats, entropy in nats."""
+
+    sample: Callable[[int, int], Tensor]
+    log_prob: Callable[[Tensor], Tensor]
+    entropy: float
+    box: tuple[float, float, float, float]  # holds all but 1e-4 of the probability
+
+
+def sample_banana(n: int, seed: int) -> Tensor:
+    """x1 ~ N(0, 1), x2 ~ N(x1² - 1, 0.3²): (n, 2)."""
+    z = torch.randn(n, 2, generator=torch.Generator().manual_seed(seed))
+    return torch.stack([z[:, 0], z[:, 0].square() - 1 + BEND * z[:, 1]], 1)
+
+
+def banana_log_prob(x: Tensor) -> Tensor:
+    """Log density of the banana, (n, 2) -> (n,), in nats."""
+    x1, x2 = x.double().T
+    bend = dist.Normal(x1.square() - 1, BEND).log_prob(x2)
+    return dist.Normal(x1.new_tensor(0.0), 1.0).log_prob(x1) + bend
+
+
+# Two independent Gaussians, bent by a map that keeps areas: their entropies add.
+BANANA_ENTROPY = math.log(2 * math.pi * math.e) + math.log(BEND)
+
+
+def radius_log_prob(r: Tensor) -> Tensor:
+    """Log density of the distance from the centre; what lies below zero is less than 1e-30."""
+    each = [dist.Normal(radius, WIDTH).log_prob(r) for radius in RADII]
+    return torch.stack(each).logsumexp(0) - math.log(len(RADII))
+
+
+def sample_rings(n: int, seed: int) -> Tensor:
+    """Two rings of equal weight around zero: (n, 2)."""
+    generator = torch.Generator().manual_seed(seed)
+    angle = 2 * math.pi * torch.rand(n, generator=generator)
+    centre = torch.tensor(RADII)[torch.randint(len(RADII), (n,), generator=generator)]
+    r = centre + WIDTH * torch.randn(n, generator=generator)
+    return torch.stack([r * angle.cos(), r * angle.sin()], 1)
+
+
+def rings_log_prob(x: Tensor) -> Tensor:
+    """Log density of the rings, (n, 2) -> (n,), in nats: that of the radius over its circle."""
+    r = x.double().norm(dim=-1).clamp(min=1e-12)
+    return radius_log_prob(r) - (2 * math.pi * r).log()
+
+
+def rings_entropy(points: int = 40_000) -> float:
+    """-∫ g(r) log(g(r) / 2πr) dr by the midpoint rule, in nats."""
+    step = 3.0 / points
+    r = (torch.arange(points).double() + 0.5) * step
+    log_g = radius_log_prob(r)
+    return -(log_g.exp() * (log_g - (2 * math.pi * r).log())).sum().item() * step
+
+
+DENSITIES = {
+    "moons": Density(
+        lambda n, seed: make_two_moons(n, seed=seed, **MOONS).x,
+        lambda x: two_moons_log_prob(x, **MOONS).double(),
+        0.28923,  # by quadrature; a test computes it again
+        (-1.5, 2.5, -1.0, 1.5),
+    ),
+    "banana": Density(sample_banana, banana_log_prob, BANANA_ENTROPY, (-4.5, 4.5, -3.0, 20.0)),
+    "rings": Density(sample_rings, rings_log_prob, rings_entropy(), (-2.6, 2.6, -2.6, 2.6)),
+}

@@ -1,0 +1,288 @@
+"""The flows of the notebook beside those of libraries, on densities whose entropy is known.
+
+    build/peers/bin/python benchmarks/peers/flows.py [--quick]       # about 20 minutes
+
+All get the same points and the same standardisation. Each peer is trained by the notebook's own
+loop (one cycle, clipped gradients, moved points, the best validation score is kept), because its
+habits help any flow: what differs is the flow. Equal time: in the process of each peer, its step is
+timed in turn with a step of the notebook's best flow, and it gets as many steps as fit into the
+time of that flow's training. One thread.
+"""
+
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import course_utils  # noqa: F401 - before torch: it decides how threads wait
+
+# isort: split
+import torch
+from torch import Tensor, nn
+from torch import distributions as dist
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path[:0] = [str(HERE), str(HERE.parent), str(ROOT / "tests")]
+
+import measure  # noqa: E402
+from densities import DENSITIES, Density  # noqa: E402
+from lift import lift  # noqa: E402
+
+nb = lift("flows")
+GLOBALS = nb.fit_flow.__globals__
+GLOBALS["device"] = torch.device("cpu")  # the notebook sets it in a cell
+BUILD, MEAN_NLL = nb.build_flow, nb.mean_nll
+N_TRAIN, N_VAL, N_TEST = 10_000, 2_000, 10_000
+OTHER_SEEDS = 3  # seeds on the banana and the rings; the moons get all
+
+
+class Taught(NamedTuple):
+    """A flow of the notebook, with the numbers of its call there."""
+
+    kind: str
+    components: int
+    steps: int
+    rate: float = 1e-2
+    batch: int = 1024
+
+    def build(self, x: Tensor, seed: int) -> nn.Module:
+        return BUILD(self.kind, x, self.components, seed)
+
+
+class Wrapped(nn.Module):
+    """A library's flow of standardised points, with densities and samples of the points."""
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("shift", x.mean(0))
+        self.register_buffer("scale", x.std(0))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self.score((x - self.shift) / self.scale) - self.scale.log().sum()
+
+    @torch.no_grad()
+    def sample(self, n: int) -> Tensor:
+        return self.shift + self.scale * self.draw(n)
+
+
+class Zuko(Wrapped):
+    """Three autoregressive spline transforms, as in the library's introduction."""
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__(x)
+        import zuko
+
+        self.flow = zuko.flows.NSF(2, transforms=3, hidden_features=(64, 64))
+
+    def score(self, x: Tensor) -> Tensor:
+        return self.flow().log_prob(x)
+
+    def draw(self, n: int) -> Tensor:
+        return self.flow().sample((n,))
+
+
+class NFlows(Wrapped):
+    """Three autoregressive spline transforms with reversed orders between them."""
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__(x)
+        from nflows import transforms
+        from nflows.distributions import StandardNormal
+        from nflows.flows import Flow
+
+        layers = []
+        for _ in range(3):
+            spline = transforms.MaskedPiecewiseRationalQuadraticAutoregressiveTransform(
+                2, 64, num_bins=8, tails="linear", tail_bound=5.0
+            )
+            layers += [transforms.ReversePermutation(2), spline]
+        self.flow = Flow(transforms.CompositeTransform(layers), StandardNormal([2]))
+
+    def score(self, x: Tensor) -> Tensor:
+        return self.flow.log_prob(x)
+
+    def draw(self, n: int) -> Tensor:
+        return self.flow.sample(n)
+
+
+class NormFlows(Wrapped):
+    """The Real NVP of the library's README: 32 coupling blocks."""
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__(x)
+        import normflows as nf
+
+        layers = []
+        for _ in range(32):
+            layers += [nf.flows.AffineCouplingBlock(nf.nets.MLP([1, 64, 64, 2], init_zeros=True))]
+            layers += [nf.flows.Permute(2, mode="swap")]
+        self.flow = nf.NormalizingFlow(nf.distributions.base.DiagGaussian(2), layers)
+
+    def score(self, x: Tensor) -> Tensor:
+        return self.flow.log_prob(x)
+
+    def draw(self, n: int) -> Tensor:
+        return self.flow.sample(n)[0]
+
+
+class Pyro(Wrapped):
+    """Spline couplings as in Pyro's tutorial, twice, with the coordinates swapped between."""
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__(x)
+        from pyro.distributions import transforms
+
+        swap = transforms.Permute(torch.tensor([1, 0]))
+        splines = [transforms.spline_coupling(2, count_bins=16, bound=5.0) for _ in range(2)]
+        self.parts = nn.ModuleList(splines)
+        self.layers = [splines[0], swap, splines[1]]
+
+    def flow(self) -> dist.Distribution:
+        base = dist.Independent(dist.Normal(self.shift.new_zeros(2), 1.0), 1)
+        return dist.TransformedDistribution(base, self.layers)
+
+    def score(self, x: Tensor) -> Tensor:
+        return self.flow().log_prob(x)
+
+    def draw(self, n: int) -> Tensor:
+        return self.flow().sample((n,))
+
+
+class Peer(NamedTuple):
+    """A library's flow; it gets as many steps as fit into the time of the notebook's best."""
+
+    make: type[Wrapped]
+    rate: float = 5e-3
+    batch: int = 512
+    steps: int | None = None
+
+    def build(self, x: Tensor, seed: int) -> nn.Module:
+        return self.make(x)
+
+
+BEST = Taught("spline", components=32, steps=1000)
+COMPETITORS = {
+    "notebook, best": BEST,
+    "notebook, RealNVP": Taught("realnvp", components=1, steps=1500),
+    "zuko": Peer(Zuko),
+    "nflows": Peer(NFlows),
+    "normflows": Peer(NormFlows),
+    "Pyro": Peer(Pyro),
+}
+
+
+def training_step(competitor, x: Tensor):
+    """One step of Adam on one batch, as a function without arguments."""
+    flow, batch = competitor.build(x, 0), x[: competitor.batch]
+    optimiser = torch.optim.Adam(flow.parameters(), 1e-4, fused=True)
+
+    def step():
+        optimiser.zero_grad()
+        (-flow.log_prob(batch).mean()).backward()
+        nn.utils.clip_grad_norm_(flow.parameters(), 0.5)
+        optimiser.step()
+
+    return lambda: [step() for _ in range(4)]
+
+
+def train(competitor, x_train: Tensor, x_val: Tensor, steps: int, seed: int):
+    """The notebook's loop, watched through the validation scores that it takes."""
+    watch = measure.Watch()
+
+    def watched(flow, x):
+        watch(lambda: measure.cloned(flow))
+        return MEAN_NLL(flow, x)
+
+    GLOBALS["mean_nll"] = watched
+    GLOBALS["build_flow"] = lambda kind, x, components, seed: competitor.build(x, seed)
+    options = {"batch": competitor.batch, "rate": competitor.rate}
+    flow = nb.fit_flow(x_train, x_val, steps=steps, seed=seed, **options)
+    GLOBALS["mean_nll"], GLOBALS["build_flow"] = MEAN_NLL, BUILD
+    return flow, watch
+
+
+def mass(flow: nn.Module, density: Density, points: int = 400) -> float:
+    """The integral of the flow's density over the box, widened by half on each side."""
+    left, right, bottom, top = density.box
+    wide, high = (right - left) / 2, (top - bottom) / 2
+    box = (left - wide, right + wide, bottom - high, top + high)
+    with torch.no_grad():
+        return nb.integrate(flow.log_prob, box, points)
+
+
+def check(flow: nn.Module, density: Density, x: Tensor) -> None:
+    """A density: one number per point, and they integrate to one. Raises AssertionError if not."""
+    assert flow.log_prob(x[:7]).shape == (7,) and flow.sample(7).shape == (7, 2)
+    assert abs(mass(flow, density) - 1) < 0.02, mass(flow, density)
+
+
+def fit(competitor, density: Density, seed: int, *, quick: bool, speed: bool) -> dict:
+    """One competitor on one density: gap over time, and its speed if wanted."""
+    x_train, x_val, x_test = (
+        density.sample(n, 100 * i + seed)
+        for i, n in enumerate((N_TRAIN, N_VAL, 1000 if quick else N_TEST), 1)
+    )
+    torch.manual_seed(seed)
+    untrained = competitor.build(x_train, seed)
+    check(untrained, density, x_test)
+    own, best = measure.median_seconds(
+        training_step(competitor, x_train), training_step(BEST, x_train)
+    )
+    steps = competitor.steps or round(BEST.steps * best / own)
+    steps = max(1, steps // 50) if quick else steps
+    flow, watch = train(competitor, x_train, x_val, steps, seed)
+    log_p, lowest, curve = density.log_prob(x_test).double(), float("inf"), []
+    with torch.no_grad():
+        gap = (log_p - flow.log_prob(x_test).double()).mean().item()
+        for seconds, state in watch.notes:
+            untrained.load_state_dict(state)
+            # As in training, the validation points choose between the present and the past.
+            if (score := MEAN_NLL(untrained, x_val)) < lowest:
+                lowest = score
+                now = (log_p - untrained.log_prob(x_test).double()).mean().item()
+            curve.append((round(seconds, 3), round(now, 5)))
+        result = {
+            "seconds": watch.seconds,
+            "steps": steps,
+            "gap": gap,
+            "curve": curve,
+            "mass": mass(flow, density),
+            "parameters": sum(p.numel() for p in flow.parameters()),
+            "step_of_best": own / best,
+            "ms_per_step": 1000 * own / 4,
+        }
+        if speed:
+            evaluate, sample = measure.median_seconds(
+                lambda: flow.log_prob(x_test), lambda: flow.sample(len(x_test))
+            )
+            result["us_per_density"] = 1e6 * evaluate / len(x_test)
+            result["us_per_sample"] = 1e6 * sample / len(x_test)
+    assert abs(result["mass"] - 1) < 0.05, result["mass"]
+    return result
+
+
+def one(name: str, seed: int, *, quick: bool, full: bool) -> dict:
+    """Check, train and judge one competitor: on the moons always, elsewhere with some seeds."""
+    torch.set_num_threads(1)
+    chosen = DENSITIES if seed < OTHER_SEEDS else ("moons",)
+    result: dict = {}
+    for place in chosen:
+        speed = place == "moons"
+        result[place] = fit(COMPETITORS[name], DENSITIES[place], seed, quick=quick, speed=speed)
+    if COMPETITORS[name] is BEST:
+        x = DENSITIES["moons"].sample(N_TRAIN, 100 + seed)
+        result["profile"] = measure.profile(
+            lambda: train(BEST, x, x[:N_VAL], 10 if quick else 100, seed)
+        )
+    return result
+
+
+if __name__ == "__main__":
+    measure.command(
+        __file__,
+        COMPETITORS,
+        one,
+        sources=[HERE / "densities.py", ROOT / "notebooks" / "flows.py"],
+        packages=["torch", "pyro-ppl", "zuko", "nflows", "normflows"],
+        minutes="about 20 minutes",
+    )

@@ -1,0 +1,227 @@
+"""The autoencoder of var_mod beside what a reader would use instead.
+
+    build/peers/bin/python benchmarks/peers/vae.py [--quick] [--full]      # about 9 minutes
+
+Peers: the VAE of Pyro's tutorial, and pythae with its default networks, each as its documentation
+trains it. All see the same digits, freshly binarised by sampling in every step, and are scored by
+the same function on the same binary test digits, nats per image. By default the bundled digits;
+``--full`` takes all of MNIST, which is downloaded once. One thread.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import course_utils  # noqa: F401 - before torch: it decides how threads wait
+
+# isort: split
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.infer import SVI, Trace_ELBO
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
+
+from course_utils.data import load_mnist
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path[:0] = [str(HERE.parent), str(ROOT / "tests")]
+
+import measure  # noqa: E402
+from lift import lift  # noqa: E402
+
+nb = lift("var_mod")
+LATENT, RATE, BATCH = 32, 1e-3, 256
+SIZES = {"quick": (1, 40), "bundled": (30, 1700), "full": (10, 1700)}  # epochs, notebook's steps
+NOTES = 20  # points of a curve
+PIXELS = 784
+
+
+class NotebookVae(nb.ScoredVae):
+    """The notebook's, watched through the scores that its training takes of validation digits."""
+
+    watch = None
+
+    def terms(self, x, seed=0):
+        if NotebookVae.watch:
+            NotebookVae.watch(lambda: measure.cloned(self))
+        return super().terms(x, seed)
+
+
+def notebook(x_train: Tensor, x_val: Tensor, seed: int, epochs: int, steps: int):
+    """fit_vae as it is taught."""
+    nb.fit_vae.__globals__["ScoredVae"] = NotebookVae
+    NotebookVae.watch = watch = measure.Watch()
+    vae = nb.fit_vae(x_train, x_val, k=LATENT, seed=seed, steps=steps)
+    NotebookVae.watch = None
+    return vae, watch, steps * 200  # images
+
+
+class StockVae(nb.ScoredVae):
+    """The VAE of Pyro's tutorial: one hidden layer of 400, 50 latents, softplus."""
+
+    def __init__(self, d: int = PIXELS, k: int = 50, hidden: int = 400) -> None:
+        super().__init__(d, k)
+        self.encoder = nn.Sequential(nn.Linear(d, hidden), nn.Softplus(), nn.Linear(hidden, 2 * k))
+        self.decoder = nn.Sequential(nn.Linear(k, hidden), nn.Softplus(), nn.Linear(hidden, d))
+
+
+def stock(x_train: Tensor, x_val: Tensor, seed: int, epochs: int, steps: int):
+    """SVI with Trace_ELBO and Adam at 0.001, batches of 256 from a DataLoader."""
+    pyro.set_rng_seed(seed)
+    pyro.clear_param_store()
+    vae, k = StockVae(), 50
+    svi = SVI(nb.model, nb.guide, pyro.optim.Adam({"lr": RATE}), Trace_ELBO())
+    loader = DataLoader(x_train, batch_size=BATCH, shuffle=True)
+    watch = measure.Watch(every=max(1, epochs * len(loader) // NOTES))
+    for _ in range(epochs):
+        for x in loader:
+            svi.step(vae, nb.binarise(x), k)
+            watch(lambda: measure.cloned(vae))
+    return vae, watch, epochs * len(x_train)
+
+
+class PythaeVae(nb.ScoredVae):
+    """A view of pythae's default networks, so that all models are scored by the same function."""
+
+    def __init__(self, model) -> None:
+        super().__init__(PIXELS, LATENT)
+        encoder, (first, (last, _)) = model.encoder, model.decoder.layers  # _ is the sigmoid
+        self.encoder, self.decoder = encoder, nn.Sequential(first, last)
+
+    def posterior(self, x):
+        output = self.encoder(x)
+        return output.embedding, (0.5 * output.log_covariance).exp()
+
+
+def new_pythae():
+    """pythae's VAE with its default networks; binarises its batches itself."""
+    from pythae.models import VAE, VAEConfig
+
+    class Binarising(VAE):
+        def forward(self, inputs, **kwargs):
+            return super().forward({"data": nb.binarise(inputs["data"])}, **kwargs)
+
+    config = VAEConfig(input_dim=(PIXELS,), latent_dim=LATENT, reconstruction_loss="bce")
+    return Binarising(config)
+
+
+def pythae(x_train: Tensor, x_val: Tensor, seed: int, epochs: int, steps: int):
+    """Its BaseTrainer with the rate and the batches of its documentation."""
+    from pythae.data.datasets import BaseDataset
+    from pythae.trainers import BaseTrainer, BaseTrainerConfig
+    from pythae.trainers.training_callbacks import TrainingCallback
+
+    torch.manual_seed(seed)
+    model = new_pythae()
+    vae, watch = PythaeVae(model), measure.Watch(every=max(1, epochs // NOTES))
+
+    class Note(TrainingCallback):
+        def on_epoch_end(self, training_config, **kwargs):
+            watch(lambda: measure.cloned(vae))
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = BaseTrainerConfig(
+            output_dir=folder,
+            num_epochs=epochs,
+            learning_rate=RATE,
+            per_device_train_batch_size=200,
+            no_cuda=True,
+            seed=seed,
+        )
+        data = BaseDataset(x_train, torch.zeros(len(x_train)))
+        trainer = BaseTrainer(model, data, training_config=config, callbacks=[Note()])
+        watch.started = time.perf_counter()
+        trainer.train()
+    return vae, watch, epochs * len(x_train)
+
+
+COMPETITORS = {"notebook": notebook, "Pyro's tutorial": stock, "pythae": pythae}
+NEW = {
+    "notebook": lambda: NotebookVae(PIXELS, LATENT),
+    "Pyro's tutorial": StockVae,
+    "pythae": lambda: PythaeVae(new_pythae()),
+}
+
+
+def check(vae, x: Tensor, frequency: Tensor) -> None:
+    """Known case: with zero last weights, the ELBO is the log likelihood of the frequencies."""
+    assert vae.elbo(x).shape == (len(x),)
+    kept = measure.cloned(vae)
+    with torch.no_grad():
+        for part in vae.encoder.modules():
+            if isinstance(part, nn.Linear) and part.out_features in (2 * LATENT, LATENT, 100):
+                part.weight.zero_()
+                part.bias.zero_()
+        vae.decoder[-1].weight.zero_()
+        vae.decoder[-1].bias.copy_(frequency.logit())
+    known = dist.Bernoulli(frequency).log_prob(x).sum(-1)
+    assert torch.allclose(vae.elbo(x), known, rtol=1e-4)
+    vae.load_state_dict(kept)
+
+
+def flops_per_image(vae, x: Tensor) -> float:
+    """Floating-point operations of the matrix products of a training step, per image."""
+    with FlopCounterMode(display=False) as counter:
+        mu, sigma = vae.posterior(x)
+        logits = vae.decoder(mu + sigma * torch.randn_like(mu))
+        (nb.gaussian_kl(mu, sigma) - nb.log_bernoulli(x, logits)).mean().backward()
+    return counter.get_total_flops() / len(x)
+
+
+def peak(size: int = 1024) -> float:
+    """Floating-point operations per second of a large matrix product, the best of ten."""
+    a = torch.rand(size, size)
+    times = []
+    for _ in range(10):
+        start = time.perf_counter()
+        a @ a
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / min(times)
+
+
+def one(name: str, seed: int, *, quick: bool, full: bool) -> dict:
+    """Check, train and judge one competitor."""
+    torch.set_num_threads(1)
+    digits = load_mnist(full=full)
+    torch.manual_seed(0)
+    x_test = nb.binarise(digits.x_test)
+    frequency = digits.x_train.mean(0).clamp(1e-4, 1 - 1e-4)
+    check(NEW[name](), x_test[:50], frequency)
+    flops, highest = flops_per_image(NEW[name](), x_test[:BATCH]), peak()
+    sizes = SIZES["quick" if quick else "full" if full else "bundled"]
+    vae, watch, images = COMPETITORS[name](digits.x_train, digits.x_val, seed, *sizes)
+    curve = []
+    for seconds, state in watch.notes:
+        vae.load_state_dict(state)
+        curve.append((round(seconds, 3), round(vae.elbo(x_test).mean().item(), 3)))
+    result = {
+        "seconds": watch.seconds,
+        "curve": curve,
+        "test_elbo": curve[-1][1],
+        "images": images,
+        "flops_per_image": flops,
+        "peak_flops_per_second": highest,
+        "share_of_peak": flops * images / watch.seconds / highest,
+    }
+    if name == "notebook":
+        train = COMPETITORS[name]
+        result["profile"] = measure.profile(
+            lambda: train(digits.x_train, digits.x_val, seed, 1, 40 if quick else 200)
+        )
+    return result
+
+
+if __name__ == "__main__":
+    measure.command(
+        __file__,
+        COMPETITORS,
+        one,
+        sources=[ROOT / "notebooks" / "var_mod.py"],
+        packages=["torch", "pyro-ppl", "pythae"],
+        minutes="about 9 minutes (with --full 20)",
+        full=True,
+    )

@@ -1,0 +1,95 @@
+"""The notebooks as a whole: time, memory and slowest cells, alone and beside a busy process.
+
+    python benchmarks/whole.py [NAME ...] [--repetitions 1]
+
+Each repetition runs every notebook with one thread, with two, and with two while another process
+keeps a core busy, about 20 minutes in all; five repetitions take 100. Then the seconds from the
+start of a kernel to the first result, and the size of the environment. On Linux everything,
+the busy process too, is kept on two cores, however many there are.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+sys.path[:0] = [str(HERE), str(ROOT / "tools")]
+
+import measure  # noqa: E402
+import notebooks as tool  # noqa: E402
+
+SETTINGS = {"1 thread": (1, False), "2 threads": (2, False), "2 threads, busy": (2, True)}
+START = "start-up"
+
+
+def start_up(name: str) -> float:
+    """Seconds from starting a kernel until imports and the first settings are through."""
+    notebook = tool.read_source(name)
+    codes = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
+    notebook.cells = notebook.cells[: codes[3] + 1]  # imports, parameters, seed and device
+    ends: list[float] = []
+    start = time.perf_counter()
+    tool.execute(notebook, lambda cell, seconds: ends.append(time.perf_counter() - start))
+    return ends[-1]
+
+
+def installed_bytes(folder: Path) -> dict[str, int]:
+    """Size of an environment, and of its largest packages."""
+    sizes: dict[str, int] = {}
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            parts = path.relative_to(folder).parts
+            where = parts.index("site-packages") + 1 if "site-packages" in parts else 0
+            sizes[parts[where]] = sizes.get(parts[where], 0) + path.stat().st_size
+    largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:5]
+    return {"all": sum(sizes.values())} | {name: sizes[name] for name in largest}
+
+
+def run(name: str, threads: int, busy: bool) -> dict:
+    """One notebook in a process of its own: figures, and its ten slowest cells."""
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if busy else None
+    command = [sys.executable, str(ROOT / "tools" / "notebooks.py"), "run", name]
+    try:
+        done = subprocess.run(
+            [*command, "--threads", str(threads)], capture_output=True, text=True, cwd=ROOT
+        )
+    finally:
+        if other:
+            other.kill()
+            other.wait()
+    if done.returncode:
+        raise SystemExit(done.stderr.strip().splitlines()[-1])
+    *cells, figures = done.stdout.splitlines()
+    slowest = [line.strip().split(" s  ", 1) for line in cells[-10:]]
+    return json.loads(figures) | {"slowest": [[float(s), text] for s, text in slowest]}
+
+
+def one(name: str, seed: int, *, quick: bool, full: bool) -> dict:
+    """A notebook in one setting (``NAME, SETTING``), or the start-up of all and the size."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+    if name == START:
+        seconds = {
+            notebook: start_up(notebook) for notebook in tool.names()[: 1 if quick else None]
+        }
+        return {"seconds": seconds, "bytes": installed_bytes(Path(sys.prefix))}
+    notebook, _, setting = name.partition(", ")
+    return run(notebook, *SETTINGS[setting])
+
+
+if __name__ == "__main__":
+    jobs = [START, *(f"{name}, {setting}" for name in tool.names() for setting in SETTINGS)]
+    if "--quick" in sys.argv:  # a notebook cannot be made smaller: its checkpoints would fail
+        jobs = [START]
+    measure.command(
+        __file__,
+        jobs,
+        one,
+        sources=[ROOT / "notebooks" / f"{name}.py" for name in tool.names()],
+        packages=["torch", "pyro-ppl", "ipykernel", "nbclient"],
+        minutes="about 20 minutes per repetition",
+    )
