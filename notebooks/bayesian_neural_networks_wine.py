@@ -8,7 +8,8 @@
 #
 # **What you will learn.** Why a network needs doubt; how the free energy of the earlier lectures
 # trains it; how to split doubt into two kinds; how to test intervals; what mean-field hides.
-#
+
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # **What you need.** Python, matrix products, Bayes' theorem, and the earlier lectures on MCMC and
 # variational Bayes. No knowledge of deep learning.
 #
@@ -38,7 +39,7 @@
 # %%
 import course_utils  # noqa: F401 - before torch: it decides how threads wait
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 import math
 import time
 
@@ -96,14 +97,14 @@ n, d = wine.x.shape
 for name, unit, column in zip(wine.feature_names, wine.units, wine.x.T, strict=True):
     print(f"{name:22s} {column.mean():8.3f} ± {column.std():6.3f} {unit}")
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 scores, counts = wine.y.unique(return_counts=True)
 fig, ax = plt.subplots(figsize=(6, 3))
 ax.bar(scores, counts)
 _ = ax.set(xlabel="score (quality points)", ylabel="wines", title=f"{n} red wines")
 assert (n, d) == (1599, 11) and scores.min() == 3 and scores.max() == 8
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # Four wines in five score 5 or 6. A model that always says "5.6" is not far off, and knows nothing.
 #
 # Many tables on the web show "red wine, 4,898 examples". That is the number of the *white* wines.
@@ -137,7 +138,7 @@ display(
 assert twins_by_group == 0
 assert 0.10 < twins_at_random / len(split_at_random.test) < 0.32
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # About one in five. Nothing warns you: the split is random, the code is correct, and every
 # number that follows is too good for models that remember. The cure is one argument. We give every
 # group of equal rows one label, and split the *labels*. The published results on these data use
@@ -170,7 +171,7 @@ train, validation = rest[parts.train], rest[parts.validation]
 assert not torch.isin(groups[validation], groups[train]).any()
 print(f"{len(train)} training, {len(validation)} validation, {(fold == 0).sum()} test wines")
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # ### One scale for all
 # We measure every feature, and the score, in standard deviations of the *training* wines. The mean
 # and scale of the validation wines are never used: that would tell the model about its exam.
@@ -229,7 +230,7 @@ def fit_constant(x, y, *, seed):
     return predict
 
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # **Bayesian linear regression**, exact. With $y = Xw + \sigma\varepsilon$, $w \mid \sigma \sim
 # \mathcal N(0, \sigma^2 I)$ and $1/\sigma^2 \sim \mathrm{Gamma}(\tfrac12,
 # \tfrac12)$ the posterior is
@@ -266,7 +267,7 @@ for name, predict in (("constant", constant), ("linear", linear)):
     print("{:9s} RMSE {:.3f} quality points, log density {:.3f} nats".format(name, *judge(predict)))
 assert judge(linear)[0] < judge(constant)[0] - 0.08
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # The constant has no features, so it cannot fail in an interesting way. Its log density is that of
 # a Gaussian with the spread of the scores. A straight line removes about a fifth of the error.
 # That is the number to beat.
@@ -289,7 +290,7 @@ print(f"log density               {mixture_log_density(y_val, mean, scale).mean(
 print(f"variance taken for scale  {as_variance:.3f}  wrong")
 assert 1.2 < rmse(y_val, sampled) / rmse(y_val, mean.mean(0)) < 1.65
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # ### Exercise 1: the predictive log density (10 minutes)
 # Write the predictive log density of targets `observed` $(n,)$ under draws with `mean` and `scale`
 # $(s, n)$: $\log\frac1S\sum_s \mathcal N(y_n; \mu_{sn}, \sigma_{sn}^2)$, one value per wine.
@@ -303,7 +304,7 @@ def my_log_density(observed, mean, scale):
 
 checks.check_mixture_log_density(my_log_density)
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "skip"}
 # <details><summary>Hint 1</summary>
 #
 # `dist.Normal(mean, scale).log_prob(observed)` has shape $(s, n)$.
@@ -316,7 +317,7 @@ checks.check_mixture_log_density(my_log_density)
 # </details>
 
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% tags=["solution"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # Solution
 def solution_log_density(observed, mean, scale):
     log_prob = dist.Normal(mean, scale).log_prob(observed)  # (s, n)
@@ -362,7 +363,7 @@ def prior_scale(x, hidden, outputs=1):
 
 assert network(prior_scale(x_train, 50).expand(3, -1), x_train, 50).shape == (3, len(x_train), 1)
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # **Training** is gradient descent on a loss. We use Adam on all the data at once; its step size
 # rises for a tenth of the steps and then falls to zero, so that the end is calm.
 
@@ -407,14 +408,14 @@ def squared_error():
 
 _ = minimise(squared_error, [w], steps=1000, rate=0.01)
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 ax = plot_loss(history, xlabel="step of Adam", ylabel="RMSE (quality points)")
 ax.axhline(judge(linear)[0], color=PALETTE["grey"], linestyle=":", label="linear, validation")
 _ = ax.set_ylim(0.35, 1.2)
 _ = ax.legend()
 assert history["training"][-1] < 0.53 and history["validation"][-1] > judge(linear)[0]
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # Blue: training; orange: validation; dotted: the straight line on the validation wines. The first
 # hundred steps help both. Then the curves part. The training error keeps falling; the validation
 # error turns and rises. The network learns the tasters' moods by heart. *Early stopping* keeps the
@@ -477,7 +478,7 @@ def prior_functions(factor, *, hidden=50):
     return network(scale * noise, line, hidden, activation=torch.tanh)[..., 0]
 
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 def draw_prior(factor, ax):
     """Plot the functions of one prior."""
     ax.plot(line, prior_functions(factor).T, linewidth=1.5)
@@ -489,7 +490,7 @@ for factor, ax in zip((0.3, 1, 10), axes, strict=True):
     draw_prior(factor, ax)
 _ = axes[0].set_ylabel("f(x) (scales of y)")
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # With small scales the functions are nearly straight. With large ones they jump. The height hardly
 # changes: tanh saturates, and only the second layer sets it. Now move the slider yourself.
 
@@ -556,7 +557,7 @@ def my_kl(m1, s1, m2, s2):
 
 checks.check_kl_between_gaussians(my_kl)
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "skip"}
 # <details><summary>Hint 1</summary>
 #
 # $\log q - \log p = \log\frac{s_2}{s_1} - \frac{(w-m_1)^2}{2s_1^2} + \frac{(w-m_2)^2}{2s_2^2}$.
@@ -574,7 +575,7 @@ checks.check_kl_between_gaussians(my_kl)
 # </details>
 
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% tags=["solution"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # Solution
 def solution_kl(m1, s1, m2, s2):
     return torch.log(s2 / s1) + (s1**2 + (m1 - m2) ** 2) / (2 * s2**2) - 0.5
@@ -582,7 +583,7 @@ def solution_kl(m1, s1, m2, s2):
 
 assert checks.check_kl_between_gaussians(solution_kl)
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # ### A case where the truth is known
 # Bayesian *linear* regression with known noise $\sigma$ and prior $w\sim\mathcal N(0, I)$.
 # Posterior and evidence are exact:
@@ -631,7 +632,7 @@ for name, full in (("mean field", False), ("full covariance", True)):
     climb[name] = [-value for value in losses]
     fitted[name] = guide_of(loc.detach(), raw.detach(), full)
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 fig, ax = plt.subplots(figsize=(8, 3.5))
 curves = {name: values[50:] for name, values in climb.items()}
 plot_loss(curves, xlabel="step − 50", ylabel="ELBO (nats)", floor=evidence.item(), ax=ax)
@@ -650,7 +651,7 @@ for name in fitted:
 assert kl["full covariance"] < 0.2 and 1.5 < kl["mean field"] < 5
 assert all(abs(gap[name] - kl[name]) < 0.5 for name in gap)
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 for q in fitted.values():
     assert ((q.mean - exact.mean).abs() < 0.25 * exact.stddev).all()
 assert torch.allclose(fitted["full covariance"].variance, exact.variance, rtol=0.25)
@@ -731,7 +732,7 @@ def bnn_guide(x, y, hidden, noisy=False):
     pyro.sample("w", dist.Normal(loc, scale).to_event(1))
 
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # **Inference.** `SVI.step` draws $w$ from the guide, computes the negative ELBO and its gradient,
 # and takes one step of Adam. `TraceMeanField_ELBO` uses the closed form of the KL, as in Exercise
 # 2; only the likelihood is estimated by a draw.
@@ -754,7 +755,7 @@ def train_svi(x, y, *, seed, hidden, steps, rate, noisy, bar=False, model=None):
     return pyro.param("loc").detach(), pyro.param("scale").detach(), losses
 
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 loc, spread, losses = train_svi(
     x_train, y_train, seed=SEED, hidden=50, steps=800, rate=0.03, noisy=False, bar=True
 )
@@ -766,7 +767,7 @@ settled = sum(per_wine[-50:]) / 50
 print(f"ELBO at the end: {settled:.3f} nats per wine")
 assert -1.5 < settled < -1.05
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # The curve rises and settles. Its small jitter comes from the draw of $w$ in each step.
 #
 # ### The posterior predictive
@@ -794,7 +795,7 @@ draws = mean + scale * torch.randn_like(scale)  # weights *and* noise
 assert mean.shape == scale.shape == (DRAWS, len(y_val))
 print("mean-field BNN: RMSE {:.3f}, log density {:.3f}".format(*judge(bnn)))
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # Two things happen in a prediction. First, weights are drawn from the guide: two hundred networks
 # that all explain the training wines about equally well. Second, each of them states a noise. The
 # average of their densities is the answer. Note what is *not* done: we do not average the weights.
@@ -814,7 +815,7 @@ for ax in axes[1]:
 for ax in axes[:, 0]:
     ax.set_ylabel("density")
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # ### The classic mistake with mini-batches
 # With a batch of $B$ of the $N$ wines, the sum of log likelihoods is $N/B$ times too small. It must
 # be multiplied by $N/B$, or the prior counts $N/B$ times too much. In Pyro,
@@ -855,7 +856,7 @@ def my_loss(log_prob, kl, n):
 
 checks.check_minibatch_loss(my_loss)
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "skip"}
 # <details><summary>Hint 1</summary>
 #
 # First write the ELBO of all the data. Which sum can the batch only estimate?
@@ -868,7 +869,7 @@ checks.check_minibatch_loss(my_loss)
 # </details>
 
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% tags=["solution"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # Solution
 def solution_loss(log_prob, kl, n):
     return -log_prob.mean() + kl / n
@@ -900,7 +901,7 @@ def my_parts(mean, scale):
 
 checks.check_variance_parts(my_parts)
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "skip"}
 # <details><summary>Hint 1</summary>
 #
 # Over which axis is the expectation over $w$? The draws come first.
@@ -914,7 +915,7 @@ checks.check_variance_parts(my_parts)
 # </details>
 
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% tags=["solution"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # Solution
 def solution_parts(mean, scale):
     return torch.stack([scale.square().mean(0), mean.var(0, correction=0)])
@@ -937,7 +938,7 @@ def variance_parts(mean, scale):
 known = variance_parts(torch.tensor([[-1.0], [1.0]]), torch.tensor([[2.0], [2.0]]))
 assert known.tolist() == [[4.0], [1.0]]
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # ### The original experiment, done right
 # The original practical trained once on 30 % and once on all of the data, to show that doubt
 # shrinks. But the small set was drawn anew in every epoch, so it saw all the data in the end. Here
@@ -946,7 +947,7 @@ assert known.tolist() == [[4.0], [1.0]]
 # **Predict first:** from 5 % to 100 % of the training wines, which part shrinks, and which does
 # not?
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # Before we run it, a second opinion. Mean field ignores all correlations between weights; the
 # **Laplace approximation** (MacKay 1992) keeps them. It climbs to the mode $\hat w$ and puts a
 # Gaussian there whose precision is the curvature, $\Lambda = J^\top J/\sigma^2 +
@@ -987,7 +988,7 @@ def fit_laplace(x, y, *, seed, hidden=50, steps=400, rate=0.01, noise=0.75):
     return predict
 
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 shares = (0.05, 0.10, 0.30, 1.00)
 sizes = [round(share * len(train)) for share in shares]
 orders = [
@@ -1014,7 +1015,7 @@ doubts = {"Laplace": doubt_by_size(fit_laplace)}
 # %%
 doubts["mean field"] = doubt_by_size(fit_mean_field_bnn, steps=SUBSET_STEPS)
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.8), sharey=True)
 for (name, values), ax in zip(doubts.items(), axes, strict=True):
     centre, error = mean_and_error(values)  # (sizes, 2) each
@@ -1026,7 +1027,7 @@ for (name, values), ax in zip(doubts.items(), axes, strict=True):
 axes[0].set(ylabel="standard deviation (quality points)", ylim=(0, None))
 _ = axes[0].legend()
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 for name, values in doubts.items():
     ratio = values[:, 0] / values[:, -1]  # smallest training set / all of it, (seeds, 2)
     centre, error = mean_and_error(ratio)
@@ -1051,7 +1052,7 @@ assert doubts["mean field"][:, 0, 0].mean() > wine.y.std()
 # the variance is a statement of the *model and its approximation*, not of nature. Nothing in the
 # ELBO warns you; the comparison does.
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # ### Exercise 5: change the prior and predict (15 minutes)
 # All prior scales are multiplied by 10 and the network of section 6 is trained again, on 5 % of the
 # wines. Compared with before, does each of these go up ($+1$) or down ($-1$)?
@@ -1069,7 +1070,7 @@ def my_prediction():
 
 checks.check_prior_prediction(my_prediction)
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "skip"}
 # <details><summary>Hint 1</summary>
 #
 # A weight about which the data say nothing keeps its prior. How large is it now?
@@ -1088,7 +1089,7 @@ checks.check_prior_prediction(my_prediction)
 # </details>
 
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% tags=["solution"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # Solution
 def solution_prediction():
     return torch.tensor([1, 1, -1])
@@ -1117,7 +1118,7 @@ print("one noise scale     RMSE {:.3f}, log density {:.3f}".format(*judge(bnn)))
 print("noise as an output  RMSE {:.3f}, log density {:.3f}".format(*judge(noisy)))
 assert judge(noisy)[1] > judge(bnn)[1] - 0.06 and abs(judge(noisy)[0] - judge(bnn)[0]) < 0.04
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # The RMSE hardly moves. The log density tends to improve: the model knows better when it does not
 # know. On 192 validation wines the difference is within chance; section 12 measures it on all
 # wines.
@@ -1131,7 +1132,7 @@ ax.barh(wine.feature_names, link)
 _ = ax.set(xlabel="correlation with the predicted noise scale", xlim=(-1, 1))
 strongest = wine.feature_names[link.abs().argmax()]
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 order = scale.mean(0).argsort()
 residual = (y_val - mean.mean(0)).abs()
 quiet, loud = residual[order[: len(order) // 3]].mean(), residual[order[-len(order) // 3 :]].mean()
@@ -1164,7 +1165,7 @@ def my_coverage(observed, draws, mass):
 
 checks.check_coverage(my_coverage)
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "skip"}
 # <details><summary>Hint 1</summary>
 #
 # A central interval of mass 0.9 leaves 0.05 on each side. `draws.quantile(q, dim=0)`.
@@ -1177,7 +1178,7 @@ checks.check_coverage(my_coverage)
 # </details>
 
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% tags=["solution"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # Solution
 def solution_coverage(observed, draws, mass):
     lower = draws.quantile((1 - mass) / 2, dim=0)
@@ -1201,13 +1202,13 @@ print(f"weights only, quantiles             {weights_only:.0%}  noise forgotten"
 print(f"smallest and largest of 100 draws   {extremes:.0%}  this is not 90 %")
 assert weights_only < 0.5 and extremes > 0.95
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 fig, axes = plt.subplots(1, 2, figsize=(10, 4.2), width_ratios=(3, 2))
 plot_intervals(y_val[:80], draws[:, :80], unit="quality points", ax=axes[0])
 axes[0].set_ylim(2.5, 10)
 _ = plot_calibration(y_val, draws, ax=axes[1])
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # Weights alone give a "90 %" interval that holds less than half of the wines. It says where the
 # *mean* may lie, and nobody tastes a mean. The smallest and largest of a hundred draws are no
 # interval of any stated mass: with more draws they move further out.
@@ -1223,7 +1224,7 @@ assert abs(coverage(y_val, draws, mass=0.5) - 0.5) < 0.2
 assert all(abs(coverage(y_val, draws, mass=m) - m) < 0.12 for m in (0.8, 0.9, 0.95))
 assert abs(right - 0.9) < 0.09
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # ### PIT, sharpness, CRPS
 # The *probability integral transform* is the predicted probability of scores below the observed
 # one. Calibrated predictions make it uniform. But the constant model is calibrated, too! A good
@@ -1243,7 +1244,7 @@ for name, ax in zip(("constant", "noisy BNN"), axes, strict=True):
     ax.set(xlabel=f"PIT of {name}", title=f"CRPS {crps[name]:.3f} points")
 _ = axes[0].set_ylabel("density")
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 print({name: round(value, 3) for name, value in crps.items()})
 assert crps["noisy BNN"] < crps["constant"] - 0.05 and crps["linear"] < crps["constant"]
 
@@ -1275,7 +1276,7 @@ for width in (0.3, 0.03, 0.003):
 print(f"honest      : log density {judge(noisy)[1]:+.2f}, CRPS {crps['noisy BNN']:.3f}")
 assert cheat[0.003] > cheat[0.03] + 1 > judge(noisy)[1] + 1.5
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # Spikes a hundred times narrower raise the log density by four nats, and there is no end to it. The
 # CRPS improves a little, once (scores *are* integers, and the spikes know that), and does not care
 # about the width. **A log density on integer data means something only among models without such
@@ -1297,7 +1298,7 @@ def my_probabilities(mean, scale, scores):
 
 checks.check_score_probabilities(my_probabilities)
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "skip"}
 # <details><summary>Hint 1</summary>
 #
 # `dist.Normal(mean, scale).cdf(value)` is $\Phi((v - \mu)/\sigma)$.
@@ -1315,7 +1316,7 @@ checks.check_score_probabilities(my_probabilities)
 # </details>
 
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% tags=["solution"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # Solution
 def solution_probabilities(mean, scale, scores):
     normal = dist.Normal(mean[..., None], scale[..., None])  # (s, n, 1)
@@ -1341,7 +1342,7 @@ for i, push in enumerate(pushes):
         shift = push * F.one_hot(torch.tensor(j), d).to(x_val)
         pushed[i, j] = variance_parts(*in_points(bnn, x_val + shift)).mean(1).sqrt()
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 fig, ax = plt.subplots(figsize=(7, 3.8))
 for j, part in enumerate(("aleatoric", "epistemic")):
     ax.plot(pushes, pushed[:, :, j].mean(1), "o-", label=part)
@@ -1351,7 +1352,7 @@ _ = ax.legend()
 rise = (pushed[-1, :, 1] / pushed[0, :, 1]).mean().item()
 assert rise > 2 and torch.allclose(pushed[0, :, 0], pushed[-1, :, 0], rtol=0.05)
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # The picture averages over all validation wines and over the eleven features that can be pushed.
 # Reading from left to right, the wines leave the region in which any wine was ever measured. The
 # epistemic part (orange) grows several times over; the aleatoric part cannot, because this model
@@ -1398,7 +1399,7 @@ def log_joint(u):
     return -0.5 * (misfit + u.square().sum(-1))
 
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # ### The reference: NUTS
 # MCMC as in the earlier lectures. Two chains from different starts. We check **R-hat** (1 when the
 # chains agree) and the **effective sample size**, for the *functions* at every point of the line.
@@ -1436,7 +1437,7 @@ print(f"R-hat: median {r_hat.median():.3f}, largest {r_hat.max():.3f}")
 print(f"effective sample size: median {ess.median():.0f}, smallest {ess.min():.0f}")
 assert r_hat.max() < 1.25 and r_hat.median() < 1.1 and ess.median() > 40
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # ### The approximations
 # Mean-field and full-covariance Gaussians, trained with the guides of section 5, five networks from
 # different starts (a deep ensemble), and dropout that stays switched on (MC dropout).
@@ -1478,7 +1479,7 @@ found["full covariance"] = toy_f(toy_variational(True), toy_line)
 found["deep ensemble"] = toy_networks(5, 0.0)(toy_line).detach()
 found["MC dropout"] = toy_networks(1, 0.1)(toy_line, DRAWS).detach()
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 fig, axes = plt.subplots(1, 5, figsize=(10, 3), sharey=True)
 for (name, f), ax in zip(found.items(), axes, strict=True):
     lower, upper = f.quantile(0.05, 0), f.quantile(0.95, 0)
@@ -1495,7 +1496,7 @@ for name, value in doubt_in_gap.items():
     print(f"{name:16s} doubt in the gap {value:.2f} = {value / doubt_in_gap['NUTS']:.0%} of NUTS")
 assert doubt_in_gap["mean field"] < 0.9 * doubt_in_gap["NUTS"]
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # Each panel: the mean of the functions in blue, their 90 % band in light blue, the data in orange.
 #
 # **Read the gap.** NUTS opens a wide band between the clusters, and on both sides: many curves fit
@@ -1541,7 +1542,7 @@ def fit_mc_dropout(x, y, *, seed, hidden=50, steps=300, rate=0.01, drop=0.2):
     return predict
 
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # **Deep ensemble** (Lakshminarayanan et al. 2017): five networks with mean and noise as outputs,
 # from five random starts. The densities are averaged. (Not the means and scales; and an ensemble
 # without a noise output has no density at all.)
@@ -1570,7 +1571,7 @@ def fit_deep_ensemble(x, y, *, seed, hidden=50, members=5, steps=100, rate=0.01)
     return predict
 
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # **Ten Bayesian networks.** Mean field sits on one hill, a deep ensemble has no width. Take both:
 # ten mean-field, heteroscedastic networks with smooth units, trained together by the ELBO in plain
 # PyTorch. The KL term has weight $T = 0.3$: a *tempered* posterior, a relative of the cold
@@ -1615,7 +1616,7 @@ def fit_bnn_ensemble(x, y, *, seed, hidden=50, members=10, steps=400, rate=0.03,
     return predict
 
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # **The protocol.** Fold $k$ is the test set; everything else is for training (a model that needs to
 # stop in time sets its own wines aside). Five folds, five training seeds; every wine is tested
 # once. Within this
@@ -1667,7 +1668,7 @@ test_all(deep_ensemble=fit_deep_ensemble, laplace=fit_laplace, mean_field=fit_me
 # %%
 test_all(heteroscedastic=fit_heteroscedastic_bnn)
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 test_all(bnn_ensemble=fit_bnn_ensemble)
 
 
@@ -1685,7 +1686,7 @@ columns = (*columns, "90 % width (points)", "seconds")
 head = "| " + " | ".join(columns) + " |"
 display(Markdown("\n".join([head, "| --- " * 7 + "|", *map(row_of, table)])))
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # Six numbers per model. RMSE and CRPS: smaller is better. Log density: larger is better, and a
 # difference of 0.05 nats means that the scores of twenty wines become $e$ times more probable.
 # Coverage should be 90 %; at equal coverage the smaller width is the better one. The seconds are
@@ -1716,7 +1717,7 @@ assert gain > 2 * gain_error and nats > 2 * nats_error
 assert better_than_linear("bnn_ensemble")[2] > 0.05
 assert all(0.87 < table[name][:, 3].mean() < 0.93 for name in ("mean_field", "bnn_ensemble"))
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # **Read the table.** The straight line takes a fifth off the constant's error. The plain network
 # does not beat it by much, if at all: the first surprise of most practicals on these data. The
 # mean-field network beats it in both columns by more than two standard errors. A noise output
@@ -1757,7 +1758,7 @@ for name in ("linear", "nearest", "Laplace"):
 gift = {name: worth[name, "together"] - worth[name, "torn apart"] for name in ("linear", "nearest")}
 assert gift["nearest"] > 0.05 and abs(gift["linear"]) < 0.02
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # *Gift* is what the twins are worth: the RMSE with twins together minus that with twins torn
 # apart. It measures the test, not the model.
 #
@@ -1802,7 +1803,8 @@ assert gift["nearest"] > 0.05 and abs(gift["linear"]) < 0.02
 # - A Laplace approximation costs one linear system and keeps the correlations. Try it first.
 # - With a large network, take a deep ensemble: density outputs, averaged densities.
 # - Check coverage on data that nobody trained on; check again when the data drift.
-#
+
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # ## Further reading
 # - Graves (2011), *Practical variational inference for neural networks*, NeurIPS 24.
 # - Blundell et al. (2015), *Weight uncertainty in neural networks*,

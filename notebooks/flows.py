@@ -12,7 +12,8 @@
 # - What autoregressive flows and splines add, and what they cost.
 # - Why a flow leaves a filament between two clusters, and what removes it.
 # - How to judge a flow: against the truth, point by point, in nats.
-#
+
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # **What you need.** Python, probability (Gaussian, Kullback–Leibler divergence), partial
 # derivatives, and the earlier lectures on variational Bayes. No GPU: the whole notebook takes
 # about a minute and a half on two CPU cores. It runs unchanged on a GPU, where it was not timed.
@@ -37,7 +38,7 @@
 # %%
 import course_utils  # noqa: F401 - before torch: it decides how threads wait
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 import copy
 import io
 import math
@@ -79,7 +80,7 @@ BEST_STEPS = 1_000  # the flow of section 8
 CONDITIONAL_STEPS = 300  # the two flows of exercise 6
 ELBO_STEPS = 800  # section 10
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 seed_everything(SEED)
 device = get_device(DEVICE)
 _ = set_threads(THREADS)
@@ -122,7 +123,7 @@ p_x = standard_normal(f_cubic(x)) * slope_cubic(x).abs()
 area = torch.trapezoid(p_x, x)
 assert abs(area - 1) < 1e-3
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # The area is one, as it must be: nothing was added or lost on the way.
 #
 # One remark on units. A density is not a probability: it is probability *per unit of* $x$. It may
@@ -145,7 +146,7 @@ z = torch.linspace(-4, 4, 401)
 _ = right.fill_betweenx(z, standard_normal(z), color=PALETTE["sky"])
 _ = right.set(xlabel="density $p_z(z)$", title="… one in $z$", ylim=(-4, 4))
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # Equal steps in $x$ (orange) land close together in $z$ where $f$ is flat. A flat piece of $f$
 # holds little probability: it becomes the valley between the two peaks. Where $f$ is steep, $p_x$
 # is high. Sampling goes against the arrows: draw $z$, return $f^{-1}(z)$.
@@ -159,7 +160,7 @@ without_bars = standard_normal(-f_cubic(x)) * -slope_cubic(x)
 assert without_bars.max() <= 0
 assert abs(torch.trapezoid(without_bars, x) + 1) < 1e-3
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # ### Exercise 1 (5 minutes): the log-normal density
 # Let $x = e^z$ with $z \sim N(0, 1)$. Then $f(x) = \log x$. Write the **log density** of $x > 0$.
 
@@ -172,7 +173,7 @@ def my_lognormal(x: Tensor) -> Tensor:
 
 checks.check_lognormal(my_lognormal)
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "skip"}
 # <details><summary>Hint 1</summary>
 #
 # Write the formula of this section as a sum of two logarithms.
@@ -184,7 +185,7 @@ checks.check_lognormal(my_lognormal)
 # </details>
 
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% tags=["solution"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # Solution
 def solution_lognormal(x: Tensor) -> Tensor:
     return dist.Normal(0.0, 1.0).log_prob(x.log()) - x.log()
@@ -220,7 +221,7 @@ def shoelace(corner: Tensor) -> Tensor:
 
 assert torch.allclose(shoelace(image), torch.linalg.det(matrix) * shoelace(square))
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 fig, axes = plt.subplots(1, 2, figsize=(8, 3.2), sharex=True, sharey=True)
 shapes = {"data $x$": (square, "sky"), "latent $z = f(x)$": (image, "orange")}
 for ax, (name, (shape, colour)) in zip(axes, shapes.items(), strict=True):
@@ -247,7 +248,7 @@ second = torch.tensor([[0.3, -1.0], [2.0, 0.4]])
 log_det = [torch.linalg.slogdet(m).logabsdet for m in (matrix, second, second @ matrix)]
 assert torch.allclose(log_det[0] + log_det[1], log_det[2])
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # **Direction, said once.** In the lecture, and in every formula of this notebook, $f$ maps data to
 # latent: $x \to z$. PyTorch's and Pyro's `Transform` objects map the other way, latent to data:
 # $z \to x$, because their habit is to sample. If $T = f^{-1}$ is such an object, then
@@ -263,7 +264,7 @@ by_hand = dist.Normal(0.0, 1.0).log_prob(z) - stretch.log_abs_det_jacobian(z, x)
 assert torch.allclose(by_hand, library.log_prob(x))
 assert torch.allclose(by_hand, dist.Normal(1.0, 2.0).log_prob(x))
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # ### Exercise 2 (15 minutes): find the sign error
 # A colleague scores points under a stack of library transforms. Each sample that she draws is
 # right. Yet her density integrates to a number far from one. Mend her function.
@@ -287,7 +288,7 @@ def my_log_prob(x: Tensor, transforms: list) -> Tensor:
 
 checks.check_transformed_log_prob(my_log_prob)
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "skip"}
 # <details><summary>Hint 1</summary>
 #
 # Try one transform, $x = 2z$. Which density has $x$, and what does her function return?
@@ -299,7 +300,7 @@ checks.check_transformed_log_prob(my_log_prob)
 # </details>
 
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% tags=["solution"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # Solution
 def solution_log_prob(x: Tensor, transforms: list) -> Tensor:
     total = torch.zeros_like(x)
@@ -344,7 +345,7 @@ assert x_train.shape == (N_TRAIN, 2)
 # here a sum over a fine grid of the plane.
 
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # Two helpers, used to the end of the notebook. `grid` lays midpoints over a box, and says how large
 # a cell is. `integrate` adds up density times area. In two dimensions such a sum is exact enough to
 # find mistakes of a tenth of a per cent. In ten dimensions it would need more points than there are
@@ -377,7 +378,7 @@ print(f"entropy of the moons: {entropy:.4f} nats")
 assert abs(integrate(true_log_prob, BOX) - 1) < 1e-3
 assert abs(entropy - 0.2892) < 5e-4
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # No model can have a lower expected negative log likelihood (NLL) than this. The distance to it is
 # a Kullback–Leibler divergence:
 # $$\text{gap}(q) = E_p[\log p(x) - \log q(x)] = \mathrm{KL}(p\,\|\,q) \ge 0.$$
@@ -404,7 +405,7 @@ gaussian_gap = gap_to_truth(gaussian.log_prob(x_test))
 print("gap of one Gaussian: {:.3f} ± {:.3f} nats".format(*gaussian_gap))
 assert 1.5 < gaussian_gap[0] < 1.68
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4))
 _ = left.scatter(*x_train[:3000].T.cpu(), s=2, color=PALETTE["blue"], rasterized=True)
 _ = left.set(xlabel="$x_1$", ylabel="$x_2$", title="3,000 training points", aspect="equal")
@@ -412,7 +413,7 @@ _ = plot_density(lambda x: true_log_prob(x.to(device)), extent=BOX, ax=right)
 _ = right.set_title("true density (per unit area)")
 _ = fig.colorbar(right.images[-1], ax=right)
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # Left what the models see, right the density that they should find. One Gaussian misses it by
 # more than one and a half nats: every model has to beat that, and none can beat zero.
 #
@@ -432,7 +433,7 @@ def my_entropy(x: Tensor) -> Tensor:
 
 checks.check_entropy(my_entropy)
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "skip"}
 # <details><summary>Hint 1</summary>
 #
 # `torch.cdist(x, x)` gives all distances. A point's nearest neighbour must not be itself.
@@ -450,7 +451,7 @@ checks.check_entropy(my_entropy)
 # </details>
 
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% tags=["solution"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # Solution
 def solution_entropy(x: Tensor) -> Tensor:
     nearest = torch.cdist(x, x).fill_diagonal_(math.inf).min(1).values  # (n,)
@@ -483,7 +484,7 @@ assert abs(estimate - entropy) < 0.12
 # nothing explodes. Neither spoils invertibility: any function of the kept part is allowed.
 
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 class Coupling(nn.Module):
     """One affine coupling layer f, data to latent; ``flip`` swaps the kept and the moved part."""
 
@@ -515,7 +516,7 @@ class Coupling(nn.Module):
         return self.join(kept, (moved - t) * torch.exp(-s))  # x (n, d)
 
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # The steering network has two hidden layers. It begins with $s = t = 0$: each layer starts as the
 # identity. The first weights are five times PyTorch's usual ones, since a function of one
 # coordinate has to bend several times across the moons.
@@ -566,7 +567,7 @@ def realnvp(d: int, layers: int = 8) -> Chain:
     return Chain(*(Coupling(d, flip=bool(i % 2)) for i in range(layers)))
 
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # A **flow** is a map $f$, a base density $p_z$, and here also a standardisation of the data, the
 # same for every coordinate system the data may come in. Standardising is a change of variables,
 # too. Its log-determinant, $-\sum \log \text{scale}$, belongs to the score; without it, results
@@ -604,7 +605,7 @@ class Flow(nn.Module):
         return self.shift + self.scale * self.f.inverse(z)  # (n, d)
 
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # ### Is it really a density?
 # Invertibility and normalisation are claims. We test them *before* training, on a chain with random
 # weights that bends strongly. Three checks: the round trip $f^{-1}(f(x)) = x$, also far away from
@@ -633,12 +634,13 @@ assert torch.allclose(by_autograd, random_chain(few)[1], atol=1e-3)
 # %%
 unit = torch.ones(2, device=device)
 untrained = Flow(random_chain, Normal(2), 0 * unit, unit).to(device).requires_grad_(False)
-corner = untrained.sample(20_000).abs().max().item() + 1
-mass = integrate(untrained.log_prob, (-corner, corner, -corner, corner), 600)
+drawn = untrained.sample(20_000)  # how far does it reach?
+reach = torch.stack([drawn.amin(0) - 1, drawn.amax(0) + 1], 1)  # (axis, 2)
+mass = integrate(untrained.log_prob, tuple(reach.flatten().tolist()), 600)
 print(f"integral of the random flow: {mass:.4f}")
 assert abs(mass - 1) < 0.005
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # All three hold. A chain of coupling layers is a density whatever its weights: training only has to
 # choose among densities.
 #
@@ -662,7 +664,7 @@ def my_log_det(x: Tensor, steer) -> Tensor:
 
 checks.check_coupling_log_det(my_log_det)
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "skip"}
 # <details><summary>Hint 1</summary>
 #
 # `kept, moved = x.chunk(2, -1)`. The diagonal of the Jacobian holds ones and what else?
@@ -674,7 +676,7 @@ checks.check_coupling_log_det(my_log_det)
 # </details>
 
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% tags=["solution"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # Solution
 def solution_log_det(x: Tensor, steer) -> Tensor:
     s, _ = steer(x.chunk(2, -1)[0])
@@ -683,7 +685,7 @@ def solution_log_det(x: Tensor, steer) -> Tensor:
 
 assert checks.check_coupling_log_det(solution_log_det)
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # ### Exercise 4b (10 minutes): invert it
 # The same layer: given $z$, find $x$.
 
@@ -696,7 +698,7 @@ def my_inverse(z: Tensor, steer) -> Tensor:
 
 checks.check_coupling_inverse(my_inverse)
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "skip"}
 # <details><summary>Hint 1</summary>
 #
 # The kept part of $z$ is the kept part of $x$. So $s$ and $t$ are known.
@@ -708,7 +710,7 @@ checks.check_coupling_inverse(my_inverse)
 # </details>
 
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% tags=["solution"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # Solution
 def solution_inverse(z: Tensor, steer) -> Tensor:
     kept, moved = z.chunk(2, -1)
@@ -767,7 +769,7 @@ def mean_nll(flow: Flow, x: Tensor) -> float:
     return -flow.log_prob(x).mean().item()
 
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 def fit_flow(
     x_train, x_val, *, kind="spline", components=32,
     steps=1000, batch=1024, rate=1e-2, jitter=0.01, seed=0,
@@ -805,7 +807,7 @@ gap, error = gap_to_truth(realnvp_flow.log_prob(x_test))
 print(f"RealNVP by hand: gap {gap:.3f} ± {error:.3f} nats, {realnvp_seconds:.0f} s")
 assert 0 < gap < 0.06
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 fig, ax = plt.subplots(figsize=(7, 3.2))
 losses = zip(*realnvp_flow.history, strict=True)
 curves = dict(zip(("batch", "validation"), losses, strict=True))
@@ -814,7 +816,7 @@ _ = plot_loss(
 )
 _ = ax.set(ylim=(0.2, 1.0))
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # The validation curve comes down to the dashed floor and stays above it, as it must. (One batch may
 # fall below: its points were lucky.) Without the floor, "0.31 nats" would mean nothing.
 #
@@ -838,7 +840,7 @@ BIG_BOX = (-2.5, 3.5, -2.0, 2.5)
 assert round_trip_error(realnvp_flow, far) < 1e-4
 assert abs(integrate(realnvp_flow.log_prob, BIG_BOX, 500) - 1) < 0.005
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # ### Exercise 5 (20 minutes): never flip the mask
 # Suppose that every layer keeps $x_1$ and moves $x_2$. Then $z_1 = x_1$, up to standardisation, and
 # $q(x_1)$ is Gaussian whatever the weights. Training cannot repair that. The gap of such a flow is
@@ -850,7 +852,7 @@ my_bound = None  # a number, in nats
 
 checks.check_same_mask(my_bound)
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "skip"}
 # <details><summary>Hint 1</summary>
 #
 # You need the entropy of $x_1$ and the entropy of a Gaussian of the same variance,
@@ -868,7 +870,7 @@ checks.check_same_mask(my_bound)
 # The height of the box, $2.5$: now you have $p(x_1)$ on 500 points that are $4/500$ apart.
 # </details>
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% tags=["solution"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # Solution
 p_1 = true_log_prob(grid(BOX, 500)[0]).cpu().double().exp().reshape(500, 500).mean(1) * 2.5
 x_1 = -1.5 + (torch.arange(500) + 0.5) * 4 / 500
@@ -905,7 +907,7 @@ paths = stages(realnvp_flow, torch.cat((mesh, cloud)))
 assert len(paths) == 9
 
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 def draw_stage(ax, points: Tensor, title: str) -> None:
     """Grid and cloud of one stage, in standardised coordinates."""
     ax.clear()
@@ -922,7 +924,7 @@ for ax, stage in zip(axes, range(0, 9, 2), strict=True):
     draw_stage(ax, paths[stage], f"{stage} layers")
     ax.label_outer()
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # From left to right: the Gaussian cloud is sheared up and down, then left and right, until it lies
 # on two moons. The grid is stretched enormously, yet never torn. Keep that in mind for section 8.
 # The animation shows the same, with every layer.
@@ -950,7 +952,7 @@ pictures[0].save(
 )
 display(Image(film.getvalue(), format="gif", alt="The cloud becomes two moons, layer by layer."))
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.4))
 brightest = true_log_prob(grid(BOX, 300)[0]).max().exp().item()
 scores = {"true density": true_log_prob, "RealNVP by hand": realnvp_flow.log_prob}
@@ -988,7 +990,7 @@ _ = fig.colorbar(ax.images[-1], ax=axes, label="density (per unit area)")
 # fail, and proves nothing. We hand it a copy.
 
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 class Autoregressive(nn.Module):
     """One block of a masked autoregressive flow f, data to latent, on Pyro's transform."""
 
@@ -1031,7 +1033,7 @@ assert torch.allclose(one.triu(1), torch.zeros_like(one))
 assert two.triu(1).abs().max() > 1e-4
 
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 def seconds_for(function, repeats: int = 3) -> float:
     """The shortest of a few runs."""
     times = []
@@ -1048,7 +1050,7 @@ with torch.no_grad():
 print(f"64 dimensions: sampling takes {sampling / scoring:.0f} times as long as scoring")
 assert sampling > 5 * scoring
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # Sampling is slower by about the number of dimensions, as predicted: 64 passes instead of one.
 #
 # Which direction should be the fast one? To fit data by maximum likelihood one scores many points:
@@ -1092,7 +1094,8 @@ assert min(maf_gaps) > 0.05 and max(maf_gaps) < 1.5
 # The original practical stopped here. Three affine blocks leave a gap of tenths of a nat, and it
 # varies a lot from seed to seed. Three affine steps bend too little, and these were trained for
 # fewer steps than the rest.
-#
+
+# %% [markdown] slideshow={"slide_type": "slide"}
 # ## 7 · Splines, and one table
 # In practice splines have mostly replaced $e^s x + t$. A **neural spline flow** (Durkan and others
 # 2019) moves each coordinate by a monotone curve through a few knots. Between two knots the
@@ -1144,7 +1147,7 @@ fits["spline (zuko)"] += [trial("spline", seed, **settings) for seed in seeds[2:
 fits["spline (zuko)"] += [trial("spline", seed, **settings) for seed in seeds[4:]]
 
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 def gaussian_trial(seed: int) -> dict[str, float]:
     """The worst sensible model, in the same columns."""
     train, start = draw_moons(100 + seed, N_TRAIN), time.perf_counter()
@@ -1175,7 +1178,7 @@ display(
     Markdown(table + f"\n| *the truth* | – | – | {-true_log_prob(x_test).mean():.3f} | 0 | – |")
 )
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 assert gaps["RealNVP by hand"] < 0.04
 assert gaps["spline (zuko)"] < 0.04
 assert gaps["RealNVP by hand"] < gaps["masked autoregressive (Pyro)"] < gaps["one Gaussian"]
@@ -1184,7 +1187,8 @@ assert gaps["RealNVP by hand"] < gaps["masked autoregressive (Pyro)"] < gaps["on
 # Read the column of the gaps (mean over five seeds ± standard error). Eight affine layers by hand
 # and two layers of splines both come within about 0.03 nats of the truth. Part of what
 # they still miss lies between the moons.
-#
+
+# %% [markdown] slideshow={"slide_type": "slide"}
 # ## 8 · The filament
 # A flow maps the plane onto itself, continuously in both directions (a *homeomorphism*). Such a map
 # cannot tear. The support of a Gaussian base is connected, so the support of $q$ is connected. The
@@ -1210,7 +1214,7 @@ def to_half_circle(x: Tensor) -> Tensor:
     return torch.where(x[:, 1] >= 0, (x.norm(dim=1) - 1).abs(), to_ends)
 
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # The first function measures how far a point is from the upper half circle. Above the horizontal
 # axis that is the distance from the full circle, $|\,\|x\| - 1\,|$. Below the axis the nearest
 # point of the half circle is one of its two ends.
@@ -1236,7 +1240,7 @@ leaks["spline, one Gaussian"] = leak(fits["spline (zuko)"][0][0].log_prob)
 assert leaks["the truth"] < 1e-4
 assert min(leaks["RealNVP, one Gaussian"], leaks["spline, one Gaussian"]) > 5e-4
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # **What helps** is a base that has several pieces itself: a mixture of Gaussians, with means,
 # scales and weights that are trained along with the layers,
 # $$p_z(z) = \sum_k \pi_k\,N(z; \mu_k, \operatorname{diag} \sigma_k^2).$$
@@ -1271,7 +1275,7 @@ def start_mixture(x: Tensor, components: int, seed: int) -> Mixture:
     return Mixture(mean, variance.sqrt().clamp(min=0.05), member.mean(0))
 
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 best_flow, best = trial("spline", SEED, components=32, steps=BEST_STEPS)
 leaks["spline, mixture of Gaussians"] = leak(best_flow.log_prob)
 gap, error = gap_to_truth(best_flow.log_prob(x_test))
@@ -1285,7 +1289,7 @@ assert leaks["spline, mixture of Gaussians"] < leaks["spline, one Gaussian"] / 1
 assert round_trip_error(best_flow, far) < 1e-4
 assert abs(integrate(best_flow.log_prob, BIG_BOX, 500) - 1) < 0.005
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 fig, axes = plt.subplots(1, 3, figsize=(10, 2.6), sharey=True)
 scores = {"RealNVP": realnvp_flow, "spline": fits["spline (zuko)"][0][0], "mixture base": best_flow}
 for ax, (title, flow) in zip(axes, scores.items(), strict=True):
@@ -1317,7 +1321,7 @@ def my_conditional(x: Tensor, moon: Tensor, log_scale: Tensor, shift: Tensor) ->
 
 checks.check_conditional(my_conditional)
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "skip"}
 # <details><summary>Hint 1</summary>
 #
 # `log_scale[moon]` picks a row for each point: shape $(n, d)$.
@@ -1327,12 +1331,11 @@ checks.check_conditional(my_conditional)
 #
 # Sum over coordinates: the log density of the base, and the log-determinant, one per point.
 # </details>
-#
-# The solution goes on: it fits one spline flow to each moon, and joins them with weights ½.
 
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% tags=["solution"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # Solution
+# It goes on: one spline flow for each moon, joined with weights 1/2.
 def solution_conditional(x: Tensor, moon: Tensor, log_scale: Tensor, shift: Tensor) -> Tensor:
     z = x * log_scale[moon].exp() + shift[moon]
     return (dist.Normal(0.0, 1.0).log_prob(z) + log_scale[moon]).sum(-1)
@@ -1389,7 +1392,7 @@ lines = "\n".join(f"| {name} | {a:.3f} | {b:.3f} |" for name, (a, b) in accuracy
 head = f"| samples from | classifier (± {noise_of_accuracy:.3f}) | best possible |\n"
 display(Markdown(head + "| --- | --- | --- |\n" + lines))
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 assert all(found < limit + 4 * noise_of_accuracy for found, limit in accuracy.values())
 assert accuracy["masked autoregressive"][0] > 0.54
 assert accuracy["spline, mixture base"][0] < 0.53
@@ -1412,7 +1415,8 @@ _ = axes[0].set_ylabel("$x_2$")
 # %% [markdown]
 # Four thousand points each. The autoregressive flow smears points between the moons; the others
 # must be compared closely.
-#
+
+# %% [markdown] slideshow={"slide_type": "slide"}
 # ## 10 · Back to variational Bayes
 # So far we had samples and no density. In Bayesian inference it is the other way round: we can
 # evaluate $p(\theta, y)$, which is the posterior without its constant, and have no samples. The
@@ -1460,7 +1464,7 @@ class MeanField(nn.Module):
         return self.mean + self.log_scale.exp() * z, self.log_scale.sum().expand(len(z))
 
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 def draw_q(g: nn.Module, s: int) -> tuple[Tensor, Tensor]:
     """Draws theta (s, 2) from q and log q(theta) (s,)."""
     z = torch.randn(s, 2, device=device)
@@ -1498,7 +1502,7 @@ for name, g in guides.items():
 assert elbos["mean-field Gaussian"] < log_evidence - 0.2
 assert abs(elbos["flow"] - log_evidence) < 0.05
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 fig, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharex=True, sharey=True)
 for ax, (name, g) in zip(axes, guides.items(), strict=True):
     _ = plot_density(lambda t: log_joint(t) - log_evidence, extent=(-3, 3, -5, 3), ax=ax)
@@ -1523,7 +1527,7 @@ for name, g in guides.items():
     print(f"{name}: log p(y) ≈ {estimate:.3f}, effective share of the draws {share:.1%}")
 assert abs(estimate - log_evidence) < 0.02
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # Read the second number of each line. With the flow nearly every draw counts: its weights are
 # almost equal, because $q$ is almost the posterior. With the mean-field Gaussian a few draws from
 # the far end of the arms carry nearly all the weight. The estimate is unbiased on paper, and yet
@@ -1563,7 +1567,7 @@ assert abs(covering.mean) < 0.01 and covering.stddev > 1
 assert seeking.mean > 0.9 and seeking.stddev < 0.4
 assert abs(loss.item() - math.log(2)) < 0.1
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 fig, ax = plt.subplots(figsize=(7, 3))
 _ = ax.fill_between(theta, post, color=PALETTE["sky"], alpha=0.6, label="posterior")
 curves = {"KL(q ‖ p): seeks a mode": (seeking, "orange"), "KL(p ‖ q): covers": (covering, "green")}
@@ -1577,7 +1581,8 @@ _ = ax.legend(fontsize=10)
 # nobody notices without the evidence. Maximum likelihood covers both, and puts most of its mass
 # where there is none. Neither is wrong: they answer different questions. A flow trained by the ELBO
 # can miss modes, too; several starts and a mixture base help.
-#
+
+# %% [markdown] slideshow={"slide_type": "slide"}
 # ## 11 · VAE, flow, and when to use which
 #
 # | | variational autoencoder | normalizing flow |
@@ -1597,7 +1602,8 @@ _ = ax.legend(fontsize=10)
 # data in few numbers, take a VAE; if you need posterior samples for a model that you can write down
 # and differentiate, begin with the samplers of lecture 2, and take a flow as the guide when they
 # are too slow or when many posteriors of the same kind are wanted.
-#
+
+# %% [markdown] slideshow={"slide_type": "slide"}
 # ## 12 · What you saw
 # - The log-determinant is the change of area. Forget the absolute value, the sign or the scale of
 #   the data, and the "density" is none. A round trip, autograd and an integral find such
@@ -1615,7 +1621,8 @@ _ = ax.legend(fontsize=10)
 # Report test NLL in nats with a standard error, never a training loss. Check the integral in low
 # dimension. In Pyro, `AutoNormalizingFlow` is a guide made of such layers. And do not use the
 # likelihood of a flow to detect outliers without a test: in many dimensions it misleads.
-#
+
+# %% [markdown]
 # **Further reading.**
 # - Papamakarios and others (2021), *Normalizing flows for probabilistic modeling and inference*,
 #   [arXiv:1912.02762](https://arxiv.org/abs/1912.02762): the review to read.

@@ -12,7 +12,8 @@
 # - How to write the model in Pyro, and the same in ten lines of plain PyTorch.
 # - How to judge a generative model: on test data, with a bound that can be tightened, and with eyes
 #   open for collapse, for memorised digits and for false alarms.
-#
+
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # **What you need.** Python, probability (Gaussian, Bernoulli, Kullback–Leibler divergence), and the
 # earlier lectures on variational Bayes. No GPU: the whole notebook runs in about two minutes on two
 # CPU cores. It runs unchanged on a GPU, where it was not timed.
@@ -38,7 +39,7 @@
 # %%
 import course_utils  # noqa: F401 - before torch: it decides how threads wait
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 import copy
 import itertools
 import math
@@ -76,7 +77,7 @@ DIAL_DIGITS = 4000  # training digits for each beta
 LABELS = 100  # labelled digits in section 11
 LABEL_SEEDS = 5  # choices of the labelled digits
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 seed_everything(SEED)
 device = get_device(DEVICE)
 _ = set_threads(THREADS)
@@ -97,7 +98,7 @@ grey_train, grey_val, grey_test = (x.to(device) for x in digits[::2])  # (n, 784
 n, d = grey_train.shape
 assert (n, d) == (16000, 784)
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # ### Black and white
 # A likelihood must fit its data. The usual choice for pixels, the Bernoulli distribution, knows 0
 # and 1 only. The digits are grey. Give grey pixels to a Bernoulli and the "likelihood" is no
@@ -131,7 +132,7 @@ def binarise(grey):
 x_val, x_test = binarise(grey_val), binarise(grey_test)
 assert set(x_test.unique().tolist()) == {0.0, 1.0}
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 fig, axes = plt.subplots(3, 1, figsize=(7, 2.8))
 versions = {"grey": grey_test, "thresholded": (grey_test > 0.5).float(), "sampled": x_test}
 for ax, (name, images) in zip(axes, versions.items(), strict=True):
@@ -207,7 +208,7 @@ def minibatches(x, batch, steps):
         order = order[size:]
 
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 def descend(optimiser, loss):
     """One gradient step downhill."""
     optimiser.zero_grad()
@@ -254,7 +255,7 @@ random_codes = low + (high - low) * torch.rand(30, 2, device=device)
 with torch.no_grad():
     drawn = decoder(random_codes).sigmoid()
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 fig, axes = plt.subplots(1, 2, figsize=(8.5, 3.4))
 plot_codes(codes, digits.y_test, axes[0])
 axes[0].plot(*random_codes.T.cpu(), "kx", label="random codes")
@@ -330,7 +331,7 @@ log_joint = log_bernoulli(lamps[:, None], lamp_logits(grid).expand(32, -1, -1)) 
 log_exact = log_joint.logsumexp(-1) + math.log(12 / 4000)  # (32,), nats
 assert log_exact.shape == (32,) and (log_exact < 0).all()
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # Now brute force. And because a digit has more than one degree of freedom, we also take $k$
 # independent rows of lamps as *one* image with a $k$-dimensional latent. Its exact log likelihood
 # is a sum of $k$ numbers we have. **Predict first:** if 1,000 draws are plenty for $k = 1$, how
@@ -355,7 +356,7 @@ missing = {
     for draws in budgets
 }
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 fig, ax = plt.subplots()
 for draws, gap in missing.items():
     ax.plot(rows_of_lamps, gap, "o-", label=f"{draws:,} draws")
@@ -371,7 +372,7 @@ print(f"k = 1: {missing[10_000][0]:.2f} nats missing with 10,000 draws; k = 16: 
 assert abs(missing[10_000][0]) < 0.1 and missing[10_000][-1] > 10
 assert missing[100][-1] > missing[10_000][-1]
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # In one dimension brute force is fine. In sixteen it misses more than a hundred nats, and a
 # hundredfold more draws only halve that. Almost every draw from the prior says "these lamps are
 # impossible"; the few $z$ that explain the image fill a share of the prior that shrinks
@@ -412,7 +413,8 @@ assert missing[100][-1] > missing[10_000][-1]
 # $$ q_\phi(z \mid x) = N\big(z_\mu(x),\ \text{diag}(z_\sigma(x)^2)\big). $$
 #
 # A new image costs one forward pass. The price is an *amortisation gap*, measured in section 9.
-#
+
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # ### The rate in closed form
 # For a diagonal Gaussian $q$ with mean $\mu$ and standard deviation $\sigma$ (not variance),
 #
@@ -421,7 +423,7 @@ assert missing[100][-1] > missing[10_000][-1]
 #
 # Formulas like this invite slips. Try Exercise 1 before you read on.
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # ### Exercise 1: derive and code the rate (15 minutes)
 # Derive the formula above from $\text{KL}(q\|p) = E_q[\log q(z) - \log p(z)]$, with pencil and
 # paper. Then code it: `mu` and `sigma` have shape `(n, k)`, the answer has shape `(n,)`, in nats.
@@ -435,7 +437,7 @@ def my_gaussian_kl(mu, sigma):
 checks.check_gaussian_kl(my_gaussian_kl)
 
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "skip"}
 # <details><summary>Hint 1</summary>
 #
 # Both densities factorise over dimensions, so one dimension is enough. What is $E_q[(z-\mu)^2]$,
@@ -455,7 +457,7 @@ checks.check_gaussian_kl(my_gaussian_kl)
 # </details>
 
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% tags=["solution"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # Solution
 def solution_gaussian_kl(mu, sigma):
     return 0.5 * (mu**2 + sigma**2 - 1 - 2 * sigma.log()).sum(-1)
@@ -483,7 +485,7 @@ closed = gaussian_kl(mu, sigma)
 print(f"closed form {closed.item():.4f}, Monte Carlo {estimate.item():.4f} ± {error.item():.4f}")
 assert (closed - estimate).abs() < 5 * error
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # ### The bound at work
 # Back to the lamps, where $\log p(x)$ is known. Fit one Gaussian $q$ per row of lamps by gradient
 # ascent on the ELBO, with 64 draws per step. (How a gradient passes through a draw is the subject
@@ -499,7 +501,7 @@ for _ in range(300):
     rate = gaussian_kl(location, log_scale.exp())
     descend(adam, (distortion + rate).sum())
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 with torch.no_grad():
     log_q = dist.Normal(location, log_scale.exp()).log_prob(grid)  # (32, grid)
     elbo = (log_q.exp() * (log_joint - log_q)).sum(-1) * 12 / 4000  # (32,), no Monte Carlo
@@ -558,7 +560,7 @@ best = (
 print(f"best possible mean log density: {best:.3f} nats per digit")
 
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # The linear VAE has four parameters: $W$, $V$, $\log s$ and $\log z_\sigma$. Its loss uses one draw
 # of $z$ per digit, like any VAE. **Predict first:** nobody tells the encoder that the best $V$ is
 # $M^{-1} W^\top$. Will it find it?
@@ -604,7 +606,7 @@ print(f"ELBO {reached:.3f} ± {error:.3f} <= log likelihood {exact:.3f} <= best 
 assert reached <= exact + 5 * error and exact <= best + 1e-3
 assert best - reached < 0.05
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # The ELBO is within 0.05 nats per digit of the exact log likelihood, *and* of the best that any
 # probabilistic PCA can reach. What about the posterior? Compare $q(z \mid x)$ with the exact one.
 
@@ -621,7 +623,7 @@ print("                     exact", exact_sd.cpu().numpy().round(3))
 assert mean_error < 0.1
 assert (guide_sd / exact_sd - 1).abs().max() < 0.1
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 fig, axes = plt.subplots(1, 2, figsize=(10, 4))
 plot_loss(curve, xlabel="step / 50", ylabel="nats per digit", floor=best, ax=axes[0])
 axes[0].set_ylim(best - 8, best + 1)
@@ -635,7 +637,7 @@ for row in range(8):
 axes[1].set(xlabel="$z_1$", ylabel="$z_2$", aspect="equal", title="eight digits, 1 sd")
 _ = axes[1].legend(loc="upper left", fontsize=9)
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # Left: both curves climb to the dashed optimum, the ELBO from below. Right: guide and exact
 # posterior of eight digits lie on top of each other. The encoder found $M^{-1}W^\top$ without being
 # told. It even turned the axes of $z$ so that the exact posterior became diagonal, because only
@@ -655,7 +657,7 @@ def my_ppca_posterior(x, w, s):
 checks.check_ppca_posterior(my_ppca_posterior)
 
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "skip"}
 # <details><summary>Hint 1</summary>
 #
 # The log posterior is a quadratic in $z$: collect the terms of $-\frac{1}{2s^2}\|x - Wz\|^2 -
@@ -669,7 +671,7 @@ checks.check_ppca_posterior(my_ppca_posterior)
 # </details>
 
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% tags=["solution"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # Solution
 def solution_ppca_posterior(x, w, s):
     m = w.T @ w + s**2 * torch.eye(w.shape[1], dtype=w.dtype)
@@ -716,7 +718,7 @@ def gradients(x, w, s, mu, sigma, draws):
     }
 
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 w_fit, s_fit = w.detach(), linear[2].detach().exp()
 mu = guide_mean[0]
 estimates = gradients(small[0], w_fit, s_fit, mu, guide_sd, 20_000)
@@ -736,7 +738,7 @@ for name, sd in spread.items():
 ax.set(xlabel="draws $S$", ylabel="standard error of the gradient")
 _ = ax.legend()
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 ratio = (spread["score function"] / spread["reparametrised"]) ** 2
 ratio_baseline = (spread["score function, baseline"] / spread["reparametrised"]) ** 2
 print(f"one reparametrised draw is worth {ratio:.0f} (with baseline {ratio_baseline:.1f}) draws")
@@ -760,7 +762,7 @@ def my_reparametrise(mu, log_sigma, eps):
 checks.check_reparametrise(my_reparametrise)
 
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "skip"}
 # <details><summary>Hint 1</summary>
 #
 # The encoder returns the *logarithm* of the standard deviation, so that any real number is allowed.
@@ -773,7 +775,7 @@ checks.check_reparametrise(my_reparametrise)
 # </details>
 
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% tags=["solution"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # Solution
 def solution_reparametrise(mu, log_sigma, eps):
     return mu + log_sigma.exp() * eps
@@ -802,7 +804,7 @@ class Vae(nn.Module):
         return mu, log_sigma.clamp(-8, 8).exp()
 
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # In Pyro, the **model** is $p_\theta(x, z)$ and the **guide** is $q_\phi(z \mid x)$. Both say the
 # same two things about shapes. `plate` declares the n images independent. `to_event(1)` declares
 # the last axis, latents or pixels, part of *one* event: its log density is summed.
@@ -840,7 +842,7 @@ trace.compute_log_prob()
 assert trace.nodes["z"]["value"].shape == (5, 2)  # batch 5, event 2
 assert trace.nodes["z"]["log_prob"].shape == (5,)  # one number per image
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # `SVI` estimates the gradient of the ELBO and takes a step. `TraceMeanField_ELBO` uses the closed
 # form of the rate where both sides are Gaussian; the default `Trace_ELBO` estimates it with the
 # same draw, equally right on average but noisier. The loss is a *sum* over the batch, so we divide
@@ -862,13 +864,13 @@ for _ in tqdm(range(PYRO_EPOCHS), leave=False, mininterval=0.5):
     history["training"].append(-sum(losses) / len(losses))
     history["validation"].append(-svi.evaluate_loss(flat, x_val, 2) / len(x_val))
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 flat_elbo = -svi.evaluate_loss(flat, x_test, 2) / len(x_test)
 print(f"test ELBO {flat_elbo:.1f} nats per image; last training batch {-losses[-1]:.1f}")
 assert -160 < flat_elbo < -138
 ax = plot_loss(history, xlabel="epoch", ylabel="ELBO (nats per image)")
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # The validation curve lies above the training curve at first, not because validation digits are
 # easier, but because the training value is an average over an epoch in which the weights were still
 # improving. Two numbers per image are all that a plane has room for, and still the ELBO climbs by
@@ -904,7 +906,7 @@ loss_plain = plain_step(twin, x, torch.optim.Adam(twin.parameters(), 1e-3))
 print(f"Pyro {loss_pyro:.4f}, plain PyTorch {loss_plain:.4f} nats per image")
 assert abs(loss_pyro - loss_plain) < 1e-3
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # The same noise, the same loss. What Pyro buys is that model and guide can be *changed* without
 # deriving the loss again. What the plain form buys is speed; we use it from here on.
 #
@@ -929,7 +931,7 @@ def my_vae_loss(x, logits, mu, sigma):
 checks.check_vae_loss(my_vae_loss)
 
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "skip"}
 # <details><summary>Hint 1</summary>
 #
 # Which axes does `binary_cross_entropy_with_logits` average over when you do not say anything?
@@ -943,7 +945,7 @@ checks.check_vae_loss(my_vae_loss)
 # </details>
 
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% tags=["solution"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # Solution
 def solution_vae_loss(x, logits, mu, sigma):
     distortion = F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1)
@@ -976,7 +978,7 @@ for radius in (1, 2):
     axes[1].add_patch(plt.Circle((0, 0), radius, fill=False, linestyle="--"))
 _ = axes[1].set(title="draws from q(z | x), test digits", aspect="equal")
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # Left: the plane is full of digits, and between two kinds lies a plausible blend. Right: one draw
 # from $q(z \mid x)$ for each test digit. The dashed circles are one and two standard deviations of
 # the prior. No islands far out, few holes: compare the box of the autoencoder.
@@ -1044,7 +1046,7 @@ def my_importance_bound(log_joint, log_q):
 checks.check_importance_bound(my_importance_bound)
 
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "skip"}
 # <details><summary>Hint 1</summary>
 #
 # $\exp(-1000)$ is 0 for a computer. `torch.logsumexp` knows how to avoid that.
@@ -1058,7 +1060,7 @@ checks.check_importance_bound(my_importance_bound)
 # </details>
 
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% tags=["solution"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # Solution
 def solution_importance_bound(log_joint, log_q):
     log_weight = log_joint - log_q
@@ -1067,7 +1069,7 @@ def solution_importance_bound(log_joint, log_q):
 
 assert checks.check_importance_bound(solution_importance_bound)
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # ### A model with scores
 # `ScoredVae` is the `Vae` from above with its scores. Scores demand black and white pixels and
 # refuse others, for the reason of section 1. All are in nats per row, and use noise of their own
@@ -1100,7 +1102,7 @@ def log_weights(vae, x, draws, noise):
     return log_bernoulli(x, vae.decoder(z)) + log_prior_over_q
 
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # The terms with $\log 2\pi$ cancel between prior and $q$; all others stay. Memory is the only trap:
 # 500 draws for 2,000 images are a million decoded images. So rows and draws are taken in portions.
 
@@ -1131,7 +1133,7 @@ class ScoredVae(Vae):
         return draw_images(self, n, seed, means)
 
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 @torch.no_grad()
 def importance_bound(vae, x, draws, seed):
     """log mean weight over draws of q, (n, d) -> (n,), in portions of about 100 x 100 images."""
@@ -1156,7 +1158,7 @@ def draw_images(vae, n, seed, means):
     return probability if means else torch.bernoulli(probability, generator=noise)
 
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # ### Training
 # The step is the one of section 7. Around it are the few things that matter in practice:
 #
@@ -1200,7 +1202,7 @@ def fit_vae(x_train, x_val, *, k, seed, hidden=400, steps=1700, batch=200, lr=3e
 # %%
 vae = fit_vae(grey_train, x_val, k=LATENT, seed=SEED, steps=STEPS)
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # ### The score
 # **Predict first:** the test ELBO will be near −99 nats. How far above is the log likelihood?
 
@@ -1228,7 +1230,7 @@ head = "| model | training digits | test ELBO | K = 500 bound |\n| --- | --- | -
 lines = [f"| {a} | {b} | {c:.1f} | {e:.1f} |" for a, b, c, e in rows]
 display(Markdown(head + "\n".join(lines).replace("nan", "–")))
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # All rows: MNIST test digits with **sampled binarisation**, nats per image (ours: all 2,000 bundled
 # test digits; published: all 10,000, bound with 5,000 draws). The published models saw more digits.
 # `benchmarks/vae_full.py` repeats our fit with 50,000 digits; its stored result stands beside it. A
@@ -1242,7 +1244,7 @@ ax.axhline(elbo.mean().item(), linestyle="--", color=PALETTE["black"], label="EL
 ax.set(xlabel="draws $K$", ylabel="nats per test image")
 _ = ax.legend()
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # The bound rises with every draw, and ever more slowly: the log likelihood is some four nats above
 # the ELBO, or more. Calling the ELBO "the likelihood" would sell the model below its worth, and
 # compare it unfairly with models whose likelihood is exact, such as flows.
@@ -1288,7 +1290,7 @@ assert 0 < gain < total
 # gradient steps per image when a single image matters. A more flexible $q$ could remove at most the
 # rest.
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # ### Which latents work?
 # A latent that the encoder ignores has $z_\mu(x)$ constant. Burda et al. call a unit **active** if
 # $\text{Var}_x(z_\mu(x)) > 0.01$, the variance over images.
@@ -1305,7 +1307,7 @@ def my_active_units(mu):
 checks.check_active_units(my_active_units)
 
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "skip"}
 # <details><summary>Hint 1</summary>
 #
 # The variance is taken over the images, the first axis, of the *mean* $z_\mu$, not of draws: a dead
@@ -1319,7 +1321,7 @@ checks.check_active_units(my_active_units)
 # </details>
 
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% tags=["solution"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # Solution
 def solution_active_units(mu):
     return (mu.var(0) > 0.01).sum()
@@ -1339,7 +1341,7 @@ active = active_units(vae, x_test)
 print(f"{active} of {LATENT} latents are active")
 assert 12 <= active <= LATENT
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # ### Look at the images
 # Three kinds of pictures are easily confused, and often are: the **mean** of the pixels given a
 # code, a binary **sample** of the pixels, and a **reconstruction**, which has seen the image it
@@ -1359,7 +1361,7 @@ panels = {
     "training digits nearest to the generated means": grey_train[nearest],
 }
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 fig, axes = plt.subplots(5, 1, figsize=(7, 4.9))
 for ax, (name, images) in zip(axes, panels.items(), strict=True):
     plot_images(images, rows=1, ax=ax).set_title(name, loc="left", fontsize=11)
@@ -1384,7 +1386,7 @@ dial = {beta: fit_vae(grey_train[:DIAL_DIGITS], x_val, beta=beta, **setting) for
 points = {beta: [term.mean().item() for term in m.terms(x_test)] for beta, m in dial.items()}
 units = {beta: active_units(m, x_test) for beta, m in dial.items()}
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 fig, axes = plt.subplots(1, 2, figsize=(10, 4))
 distortions, rates = zip(*points.values(), strict=True)
 axes[0].plot(rates, distortions, "o-")
@@ -1399,7 +1401,7 @@ twin_axis.set_ylabel("active units", color=PALETTE["orange"])
 twin_axis.set_ylim(0, 11)
 twin_axis.grid(False)
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 slopes = [(d1 - d2) / (r2 - r1) for (d1, r1), (d2, r2) in itertools.pairwise(points.values())]
 print("nats of distortion bought by one nat of rate:", [round(slope, 2) for slope in slopes])
 assert all(a > b for a, b in itertools.pairwise(rates))
@@ -1440,7 +1442,7 @@ for name, m in {"β = 784 (mean over pixels)": collapsed, "β = 1": dial[1.0]}.i
           f"active units {units_on}, ELBO {-distortion - rate:.1f}")  # fmt: skip
     assert (units_on == 0 and rate < 0.1) if m is collapsed else units_on >= 6
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 fig, axes = plt.subplots(2, 1, figsize=(7, 2))
 for ax, (name, m) in zip(axes, {"collapsed": collapsed, "cured": dial[1.0]}.items(), strict=True):
     drawn = m.sample(14, seed=SEED, means=True)
@@ -1471,7 +1473,7 @@ def my_continuous_bernoulli(x, logits):
 checks.check_continuous_bernoulli(my_continuous_bernoulli)
 
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "skip"}
 # <details><summary>Hint 1</summary>
 #
 # With the logit $l$, the density is proportional to $e^{l x}$ on $[0, 1]$. Integrate that.
@@ -1490,7 +1492,7 @@ checks.check_continuous_bernoulli(my_continuous_bernoulli)
 # </details>
 
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% tags=["solution"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # Solution
 def solution_continuous_bernoulli(x, logits):
     small = logits.abs() < 1e-3
@@ -1535,7 +1537,7 @@ for name, values in accuracy.items():
 assert min(map(min, accuracy.values())) > 0.5 and gains["hidden layer"] > 0
 assert gains["codes"] < gains["hidden layer"]
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 fig, ax = plt.subplots(figsize=(6, 3))
 for place, values in enumerate(accuracy.values()):
     ax.plot(values, [place] * len(values), "o", alpha=0.7)
@@ -1573,7 +1575,7 @@ strange = {
 }
 scores = {name: vae.elbo(images).cpu() for name, images in strange.items()}
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 fig, ax = plt.subplots()
 for place, values in enumerate(scores.values()):
     ax.plot(values, place + 0.3 * (torch.rand(len(values)) - 0.5), ".", alpha=0.2, rasterized=True)
@@ -1594,7 +1596,7 @@ assert works["inverted"] > 0.99
 assert works["shuffled"] > 0.99
 assert 0.35 < works["lower half erased"] < 0.75
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # Inverted and shuffled digits are detected without fail (the inverted ones lie far to the left of
 # the picture). But for digits cut in half the alarm is little better than a coin, although no
 # training image looked like that. What is missing costs nothing: likelihood rewards images that are
@@ -1638,7 +1640,7 @@ display(
 """)
 )
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # ### In practice
 # - Write down the likelihood first, then prepare the data for it, and name the binarisation in
 #   every table.
