@@ -308,8 +308,8 @@ def two_moons_log_prob(x: Tensor, *, noise: float) -> Tensor:
         Log density ``(n,)`` in nats, of x's dtype and on x's device.
 
     Raises:
-        ValueError: If x is not ``(n, 2)``, not floating-point or holds NaN, or noise is below
-            0.005.
+        ValueError: If x is not ``(n, 2)``, not floating-point or holds NaN, or noise is not
+            between 0.005 and a million.
 
     Example:
         >>> import torch
@@ -321,7 +321,7 @@ def two_moons_log_prob(x: Tensor, *, noise: float) -> Tensor:
     floating = isinstance(x, torch.Tensor) and x.is_floating_point() and not x.is_meta
     shaped = floating and x.ndim == 2 and x.shape[1] == 2
     require(shaped and not x.isnan().any(), "x", "floats of shape (n, 2) without NaN", x)
-    require(is_number(noise, 0.005), "noise", "a finite number of at least 0.005", noise)
+    require(is_number(noise, 0.005, 1e6), "noise", "a number from 0.005 to a million", noise)
     node, weight = np.polynomial.legendre.leggauss(max(64, math.ceil(3 * math.pi / noise)))
     centres = torch.as_tensor(np.concatenate(_half_circles(np.pi * (node + 1) / 2)))  # (2t, 2)
     log_weight = torch.as_tensor(np.log(np.tile(weight, 2) / 4))  # weights sum to 2, two moons

@@ -311,7 +311,7 @@ dot = base64.b64decode(
 )
 _ = ipywidgets.interact(lambda x: Image(dot), x=ipywidgets.FloatSlider(0))"""),
     ("code", ""), ("code", ""), ("code", "Image(dot)"),
-    ("code", "from IPython.display import HTML\nHTML('<p style=\"color: #ccc\">faint</p>')"),
+    ("code", "from IPython.display import HTML\nHTML('<button></button>')"),
     ("code", "1 / 0"),
     ("code", "1"),
 )  # fmt: skip
