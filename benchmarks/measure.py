@@ -69,7 +69,7 @@ def profile(function: Callable[[], object], lines: int = 12) -> list[str]:
     stats = pstats.Stats(profiler)
     rows = sorted(stats.stats.items(), key=lambda item: -item[1][2])[:lines]
     return [
-        f"{own:7.3f} s {calls:8d} calls  {re.sub(r'.*(site-packages|notebooks)/', '', file)}:{name}"
+        f"{own:7.3f} s {calls:8d} calls  {'/'.join(Path(file).parts[-2:])}:{name}"
         for (file, _, name), (_, calls, own, _, _) in rows
     ]
 

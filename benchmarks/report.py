@@ -67,6 +67,11 @@ def titled(name: str) -> str:
     return f"`{name}`" if name in PACKAGES else name
 
 
+def code(text: str) -> str:
+    """A line of code for the cell of a table."""
+    return "`" + text.replace("|", "\\|") + "`"
+
+
 def spread(values: list[float]) -> str:
     """Median, and in brackets smallest and largest."""
     low, middle, high = (number(f(values)) for f in (min, statistics.median, max))
@@ -285,7 +290,7 @@ def whole_section(stored: dict) -> list[str]:
         ])  # fmt: skip
         if setting == "2 threads":
             head = ["seconds", f"`{name}`, two threads: the first line of its slowest cells"]
-            cells += ["", *table(head, [[f"{s:.1f}", f"`{t}`"] for s, t in values[0]["slowest"]])]
+            cells += ["", *table(head, [[f"{s:.1f}", code(t)] for s, t in values[0]["slowest"]])]
     lines = [
         "## The notebooks as a whole",
         "",

@@ -103,7 +103,7 @@ def test_the_busy_machine_is_compared_with_one_thread_alone():
 
 def test_figures_are_written_with_three_digits():
     assert [report.number(v) for v in (1234.5, 12.34, 0.01234, -0.5, 0, math.inf)] == [
-        "1,234", "12.3", "0.0123", "−0.500", "0.00", "never"]  # fmt: skip
+        "1,234", "12.3", "0.0123", "−0.500", "0", "never"]  # fmt: skip
     assert report.spread([3.0, 1.0, 2.0]) == "2.00 (1.00 to 3.00)"
 
 
@@ -254,7 +254,8 @@ def test_flow_is_a_density_and_trains(name):
     competitor, moons = flows.COMPETITORS[name], densities.DENSITIES["moons"]
     x = moons.sample(1200, 1)
     torch.manual_seed(0)
-    flows.check(competitor.build(x, 0), moons, x)
+    rough = 0.2 if name == "Pyro" else 0.03  # its random start is too rough for a grid
+    flows.check(competitor.build(x, 0), x, rough)
     flow, watch = flows.train(competitor, x, x[:100], 2, 0)
     assert len(watch.notes) == 1 and flow.log_prob(x).isfinite().all()
     assert flows.GLOBALS["build_flow"] is flows.BUILD
@@ -265,7 +266,6 @@ def test_a_flow_without_the_jacobian_of_the_scale_is_refused():
         def log_prob(self, x):
             return self.score((x - self.shift) / self.scale)
 
-    moons = densities.DENSITIES["moons"]
-    x = moons.sample(500, 1)
+    x = densities.DENSITIES["moons"].sample(500, 1)
     with pytest.raises(AssertionError):
-        flows.check(Wrong(x), moons, x)
+        flows.check(Wrong(x), x, 0.2)

