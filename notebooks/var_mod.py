@@ -1449,9 +1449,10 @@ for ax, (name, m) in zip(axes, {"collapsed": collapsed, "cured": dial[1.0]}.item
     plot_images(drawn, rows=1, ax=ax).set_title(f"{name}: generated (means)", loc="left")
 
 # %% [markdown]
-# Nothing crashed. The first number, the loss per pixel that such a script prints, is small and
-# looks as if something had been learnt. But the images are all the same blob, and rate and active
-# units detect it at once. The cure here is the right loss. Where collapse comes with the *right*
+# The pictures of the collapsed model are all the same blob; those of the cured one are digits. But
+# nothing crashed. The first number, the loss per pixel that such a script prints, is small and
+# looks as if something had been learnt. Rate and active units detect the collapse at once. The cure
+# here is the right loss. Where collapse comes with the *right*
 # loss (powerful decoders, a start that is too eager to please the prior), raise β from 0 to 1 over
 # the first epochs, and start the decoder's bias at the pixel frequencies.
 #
