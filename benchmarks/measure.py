@@ -107,7 +107,7 @@ def write(path: Path, stored: dict) -> None:
     """Write JSON so that an interrupted write leaves the old file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    draft.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
     draft.replace(path)
 
 

@@ -345,17 +345,26 @@ def score(predict, state, x: Tensor, y: Tensor, target, draws: int) -> tuple[flo
     return rmse(y, mean.mean(0)), mixture_log_density(y, mean, scale).mean().item()
 
 
+def step_seconds(train, x: Tensor, y: Tensor, rounds: int) -> tuple[float, float]:
+    """Seconds of a step on all wines: the competitor's and the floor's, which take turns."""
+    times: dict[Callable, list[float]] = {train: [], bare: []}
+    for _ in range(rounds):
+        for turn, kept in times.items():
+            watch = measure.Watch(every=20)
+            turn(x, y, 0, 80, None, watch)
+            kept += [b - a for (a, _), (b, _) in itertools.pairwise(watch.notes)]
+    own, floor = (sorted(times[key])[len(times[key]) // 2] / 20 for key in (train, bare))
+    return own, floor
+
+
 def one(name: str, seed: int, *, quick: bool, full: bool) -> dict:
     """Check, train and judge one competitor; a step is timed on all wines for everybody."""
     torch.set_num_threads(1)
     data, (train, size, epochs) = load(seed), COMPETITORS[name]
     x, y = data.x_train, data.y_train
     check(name, x, y)
-    epochs, repeats, draws = (epochs // 10, 60, 20) if quick else (epochs, 400, DRAWS)
-    steps = measure.Watch(every=20)
-    train(x, y, seed, repeats, None, steps)
-    ends = [seconds for seconds, _ in steps.notes]
-    each = sorted((b - a) / 20 for a, b in itertools.pairwise(ends))
+    epochs, rounds, draws = (epochs // 10, 1, 20) if quick else (epochs, 7, DRAWS)
+    own, floor = step_seconds(train, x, y, rounds)
     total = epochs if size is None else epochs * math.ceil(len(y) / size)
     watch = measure.Watch(every=max(1, total // 40))
     predict = train(x, y, seed, epochs, size, watch)
@@ -367,7 +376,8 @@ def one(name: str, seed: int, *, quick: bool, full: bool) -> dict:
     last = watch.notes[-1][1]
     error, density = judge(last, data.x_test, data.y_test)
     result = {
-        "ms_per_step": 1000 * each[len(each) // 2],
+        "ms_per_step": 1000 * own,
+        "of_floor": own / floor,
         "seconds": watch.seconds,
         "curve": curve,
         "test_rmse": error,
@@ -375,7 +385,7 @@ def one(name: str, seed: int, *, quick: bool, full: bool) -> dict:
     }
     if name == "notebook":
         result["profile"] = measure.profile(
-            lambda: train(x, y, seed, repeats, None, measure.Watch())
+            lambda: train(x, y, seed, 60 if quick else 300, None, measure.Watch(every=1000))
         )
     return result
 
