@@ -304,7 +304,7 @@ def whole_section(stored: dict) -> list[str]:
     starts = list(runs.get("start-up", {}).values())
     if starts:
         size = starts[-1]["bytes"]
-        largest = [f"{name} {n / 1e9:.2f}" for name, n in list(size.items()) if name != "all"]
+        largest = [f"`{name}` {n / 1e9:.2f}" for name, n in list(size.items()) if name != "all"]
         lines += ["", "From starting the kernel until all imports are done, seconds: "
                   + "; ".join(f"`{name}` {spread([s['seconds'][name] for s in starts])}"
                               for name in starts[0]["seconds"]) + ".",
@@ -321,7 +321,7 @@ def origin(name: str, stored: dict) -> str:
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return (
         f"- `{name}`: {stored['date']}, `{m['processor']}`, {m['cores']} cores, {m['system']}, "
-        f"Python {m['python']}, {versions}; {seeds} repetitions; code `{stored['code']}`"
+        f"Python {m['python']}, {versions}; repetitions: {seeds}; code `{stored['code']}`"
     )
 
 
