@@ -11,7 +11,10 @@ NO_NETWORK = str(ROOT / "tests" / "no_network")
 # --doctest-modules would import, that is run, the sources of the notebooks.
 collect_ignore_glob = ["notebooks/*.py", "tests/no_network/*"]
 
-sys.path[:0] = [*(str(ROOT / folder) for folder in ("tests", "tools", "benchmarks")), NO_NETWORK]
+sys.path[:0] = [
+    *(str(ROOT / folder) for folder in ("tests", "tools", "slides", "benchmarks")),
+    NO_NETWORK,
+]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [NO_NETWORK, os.environ.get("PYTHONPATH")]))
 os.environ["COURSE_DATA_DIR"] = tempfile.mkdtemp(prefix="course-data-")
 os.environ["MPLBACKEND"] = "agg"

@@ -9,12 +9,10 @@ mean nothing then and are left out.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
@@ -23,14 +21,14 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 STORE = HERE / "seeds.json"
-sys.path.insert(0, str(HERE.parent / "tools"))
+sys.path[:0] = [str(HERE), str(HERE.parent / "tools")]
+import measure  # noqa: E402
 import notebooks as tool  # noqa: E402
 
 
 def code_digest(name: str) -> str:
     """The code of a notebook, whatever its prose: twelve hexadecimal digits."""
-    code = [cell.source for cell in tool.read_source(name).cells if cell.cell_type == "code"]
-    return hashlib.sha256("\n".join(code).encode()).hexdigest()[:12]
+    return measure.code_digest(tool.NOTEBOOKS / f"{name}.py")
 
 
 def run(name: str, seed: int, threads: int, timed: bool) -> dict:
@@ -39,14 +37,9 @@ def run(name: str, seed: int, threads: int, timed: bool) -> dict:
     command = [sys.executable, str(HERE.parent / "tools" / "notebooks.py"), *options]
     figures = {"notebook": name, "seed": seed, "threads": threads, "code": code_digest(name)}
     figures["date"] = date.today().isoformat()
-    done = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent)
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        figures["error"] = lines[-1] if lines else "no message"
-    else:
-        found = json.loads(done.stdout.splitlines()[-1])
-        keys = ["peak_memory_mb", *(["seconds", "slowest_cell_seconds"] if timed else [])]
-        figures |= {key: found[key] for key in keys}
+    found = measure.run_alone(command)
+    keys = ["error", "peak_memory_mb", *(["seconds", "slowest_cell_seconds"] if timed else [])]
+    figures |= {key: found[key] for key in keys if key in found}
     print(figures, flush=True)
     return figures
 
@@ -58,7 +51,7 @@ def table(runs: list[dict]) -> list[str]:
         "",
         f"Measured by `python benchmarks/seeds.py` until {max(r['date'] for r in runs)}: "
         f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, torch "
-        f"{version('torch')}. Median (largest). *Code* is the SHA-256 of the code cells.",
+        f"{version('torch')}. Median (largest). *Code* is a SHA-256, without comments.",
         "",
         "| notebook | threads | seeds | all held | seconds | slowest cell (s) | MB | code |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",

@@ -1,7 +1,6 @@
 """The guides: in step with notebooks, slides and checks; spelling, links, licences, citation."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ import yaml
 import links
 import notebooks as tool
 import spelling
+from need import need
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ["bayesian_neural_networks_wine", "var_mod", "flows"]
@@ -190,12 +190,9 @@ def test_glossary_names_what_the_code_has():
 
 
 def need_cspell() -> None:
-    """Skip without the checker, or fail where CI asks for everything."""
-    if shutil.which("node") and (spelling.DOCS / "node_modules" / "cspell").is_dir():
-        return
-    if "browser" in os.environ.get("COURSE_REQUIRE", ""):
-        pytest.fail("cspell is not installed, and COURSE_REQUIRE asks for everything")
-    pytest.skip("cspell is not installed: npm ci in docs/")
+    """Node and the checker."""
+    installed = (spelling.DOCS / "node_modules" / "cspell").is_dir()
+    need(shutil.which("node") and installed, "cspell is not installed: npm ci in docs/")
 
 
 def test_spelling_is_british():

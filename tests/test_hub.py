@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import requests
 
+from need import need
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 sys.path.insert(0, str(ROOT / "binder" / "jupyterhub"))
@@ -22,14 +24,6 @@ from hub import NEEDED, PROXY, Hub, Student, page_text, readable  # noqa: E402
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give students Unix users")
 TMPFS_MB = 20
-
-
-def need(present: object, what: str) -> None:
-    """Skip without a tool, or fail where it is required (COURSE_REQUIRE=browser)."""
-    if not present and "browser" in os.environ.get("COURSE_REQUIRE", ""):
-        pytest.fail(f"{what}, and COURSE_REQUIRE asks for it")
-    if not present:
-        pytest.skip(what)
 
 
 @pytest.fixture(scope="module")

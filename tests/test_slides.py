@@ -17,36 +17,23 @@ from pypdf import PdfReader
 from scipy.integrate import quad
 from scipy.stats import norm
 
-SLIDES = Path(__file__).resolve().parents[1] / "slides"
-sys.path.insert(0, str(SLIDES))
-import build  # noqa: E402
-import figures  # noqa: E402
+import build
+import figures
+from chromium import chromium
+from need import need
 
+SLIDES = Path(__file__).resolve().parents[1] / "slides"
 TEXT = (SLIDES / "lecture.md").read_text(encoding="utf-8")
 PAGES = re.split(r"^---$", TEXT, flags=re.MULTILINE)[2:]  # the first two enclose the settings
 FOOTER = 50  # px at the bottom of a slide that belong to its number
 SMALLEST = 20  # px at 1280 x 720
 CONTRAST = 4.5
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    " --disable-component-update --disable-sync"
-)
-
-
-def need(present: object, what: str) -> None:
-    """Skip without a tool, or fail where it is required (COURSE_REQUIRE=browser)."""
-    if not present and "browser" in os.environ.get("COURSE_REQUIRE", ""):
-        pytest.fail(f"{what}, and COURSE_REQUIRE asks for it")
-    if not present:
-        pytest.skip(what)
 
 
 @pytest.fixture(scope="module")
 def browser():
-    need(build.browser(), "no Chromium on this machine")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as running:
-        yield running.chromium.launch(executable_path=build.browser(), args=FLAGS.split())
+    with chromium() as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,13 @@
+"""Tools that a machine may lack: a test without them is skipped, or fails where CI asks for all."""
+
+import os
+
+import pytest
+
+
+def need(present: object, what: str) -> None:
+    """Skip without a tool, or fail where it is required (COURSE_REQUIRE=browser)."""
+    if not present and "browser" in os.environ.get("COURSE_REQUIRE", ""):
+        pytest.fail(f"{what}, and COURSE_REQUIRE asks for it")
+    if not present:
+        pytest.skip(what)
