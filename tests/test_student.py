@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -146,6 +147,35 @@ def test_it_runs_and_is_packed(lesson, tmp_path, monkeypatch, capsys):
     assert not any(cell.get("outputs") for cell in written.cells)
     with zipfile.ZipFile(f"{student.TARGET}.zip") as packed:
         assert {"student/notebooks/lesson.ipynb", "student/README.md"} <= set(packed.namelist())
+
+
+def test_it_runs_with_its_own_files_alone(lesson, monkeypatch):
+    """Package and data come from the folder that is handed out, and nothing is left in it."""
+    lesson(
+        "from pathlib import Path\nimport course_utils\n"
+        "from course_utils.data import load_wine_quality\n"
+        "assert Path(course_utils.__file__).parents[1] == Path.cwd().parent\n"
+        "assert len(load_wine_quality('red').y) == 1599"
+    )
+    monkeypatch.setattr(sys, "argv", ["student.py"])
+    student.main()
+    with zipfile.ZipFile(f"{student.TARGET}.zip") as packed:
+        assert not [name for name in packed.namelist() if "cache" in name]
+    Path(f"{student.TARGET}.zip").unlink()
+    monkeypatch.setattr(student, "NEEDED", [name for name in student.NEEDED if name != "data"])
+    with pytest.raises(CellExecutionError, match="FileNotFoundError.*winequality-red.csv"):
+        student.main()
+    assert not Path(f"{student.TARGET}.zip").exists()
+
+
+def test_students_need_not_install_what_the_tests_need(tmp_path):
+    student.copy_course(tmp_path)
+    whole, bare = (
+        tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        for folder in (student.ROOT, tmp_path)
+    )
+    assert len(whole["optional-dependencies"]["test"]) > 10
+    assert bare == whole | {"optional-dependencies": {"test": []}}
 
 
 def test_a_lesson_that_needs_its_solution_is_not_handed_out(lesson, monkeypatch):

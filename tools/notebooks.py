@@ -72,8 +72,10 @@ def override(notebook: NotebookNode, parameters: dict) -> None:
     raise SystemExit("no cell is tagged parameters")
 
 
-def execute(notebook: NotebookNode, on_cell=None) -> float:
-    """Execute in place, in the folder of the notebooks; return the seconds it took."""
+def execute(
+    notebook: NotebookNode, on_cell=None, *, folder: Path | None = None, env: dict | None = None
+) -> float:
+    """Execute in place, in a folder (that of the notebooks); return the seconds it took."""
     started: dict[int, float] = {}
 
     def begin(cell, cell_index):
@@ -90,7 +92,7 @@ def execute(notebook: NotebookNode, on_cell=None) -> float:
         notebook,
         config=Config({"KernelManager": files}),
         timeout=1800,
-        resources={"metadata": {"path": str(NOTEBOOKS)}},
+        resources={"metadata": {"path": str(folder or NOTEBOOKS)}},
         record_timing=False,
         coalesce_streams=True,
         on_cell_start=begin,
@@ -98,7 +100,7 @@ def execute(notebook: NotebookNode, on_cell=None) -> float:
     )
     start = time.perf_counter()
     try:
-        client.execute()
+        client.execute(env=env)
     finally:
         shutil.rmtree(pipe.parent, ignore_errors=True)
     return time.perf_counter() - start

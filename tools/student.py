@@ -3,12 +3,14 @@
     python tools/student.py [--no-run]
 
 Writes build/student/ and build/student.zip. The notebooks have their exercises, checks and hints,
-and neither solutions nor outputs. Each is executed once, so that what is handed out works; the
-outputs of that run are thrown away.
+and neither solutions nor outputs. Each is executed once, in that folder and with its course_utils
+and data, so that what is handed out works; the outputs of that run are thrown away.
 """
 
 import argparse
 import copy
+import os
+import re
 import shutil
 from pathlib import Path
 
@@ -70,6 +72,10 @@ def copy_course(target: Path) -> None:
         else:
             shutil.copy(source, copied)
     (target / "README.md").write_text(START, encoding="utf-8")
+    project = target / "pyproject.toml"
+    text = project.read_text(encoding="utf-8")  # students need nothing of what the tests need
+    text = re.sub(r"^test = \[.*?^\]", "test = []", text, flags=re.DOTALL | re.MULTILINE)
+    project.write_text(text, encoding="utf-8")
 
 
 def write(target: Path) -> list[Path]:
@@ -83,15 +89,22 @@ def write(target: Path) -> list[Path]:
     return written
 
 
+def run(path: Path) -> float:
+    """Execute a written notebook with the files beside it alone; return the seconds it took."""
+    before = os.environ.get("PYTHONPATH")
+    own = os.pathsep.join(filter(None, [str(path.parents[1]), before]))
+    env = os.environ | {"PYTHONPATH": own, "PYTHONDONTWRITEBYTECODE": "1"}
+    return notebooks.execute(nbformat.read(path, as_version=4), folder=path.parent, env=env)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--no-run", action="store_true", help="write only, do not execute")
-    run = not parser.parse_args().no_run
+    arguments = parser.parse_args()
     shutil.rmtree(TARGET, ignore_errors=True)
     for path in write(TARGET):
-        if run:
-            seconds = notebooks.execute(nbformat.read(path, as_version=4))
-            print(f"{path.name} without solutions: {seconds:.0f} s", flush=True)
+        if not arguments.no_run:
+            print(f"{path.name} without solutions: {run(path):.0f} s", flush=True)
     archive = shutil.make_archive(str(TARGET), "zip", TARGET.parent, TARGET.name)
     print(f"course: wrote {TARGET} and {archive}")
 
