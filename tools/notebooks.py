@@ -100,7 +100,7 @@ def execute(
     )
     start = time.perf_counter()
     try:
-        client.execute(env=env)
+        client.execute(env={**(env or os.environ)})
     finally:
         shutil.rmtree(pipe.parent, ignore_errors=True)
     return time.perf_counter() - start
