@@ -5,12 +5,14 @@
 Renders the Dockerfile with repo2docker's own library. Then, in FOLDER (default: build/binder), a
 new environment stands for conda's, a copy of the committed and changed files for the repository,
 and every RUN line that follows the copying is executed. At last JupyterLab is started as the image
-would do it. The last line printed is the result as JSON. Takes a few minutes and 2 GB.
+would do it. The last line printed is the result as JSON; it is kept in binder/rehearsal.json, and
+binder/README.md says it in words. Takes a few minutes and 2 GB.
 """
 
 import contextlib
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -19,11 +21,14 @@ import time
 import tomllib
 import urllib.error
 import urllib.request
+from datetime import UTC, datetime
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "binder" / "README.md"
+STORED = ROOT / "binder" / "rehearsal.json"
 LIMIT = 2.5  # GB of installed packages
 
 
@@ -104,6 +109,27 @@ def missing_or_extra(python: Path) -> list[str]:
     return sorted(wanted ^ found) + checked.stdout.splitlines() * bool(checked.returncode)
 
 
+def sentences(result: dict) -> str:
+    """What was measured, in words."""
+    return (
+        f"The {result['steps that need Docker']} steps before (system packages, the user, conda's"
+        " own base) need Docker and are only parsed.\n\n"
+        f"Measured on {result['date']} ({result['system']}, Python {result['python']}, PyTorch"
+        f" {result['torch']}): the environment with all dependencies of the course takes"
+        f" **{result['gigabytes']:.2f} GB**, and the limit is {LIMIT} GB."
+    )
+
+
+def fill(text: str, result: dict) -> str:
+    """The page with what was measured put between its two marks."""
+    pattern = r"(<!-- measured -->\n).*(\n<!-- end -->)"
+    words = sentences(result)
+    text, count = re.subn(pattern, lambda m: m[1] + words + m[2], text, flags=re.DOTALL)
+    if count != 1:
+        raise ValueError(f"the page has {count} places for what was measured")
+    return text
+
+
 def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "build" / "binder").resolve()
     shutil.rmtree(folder, ignore_errors=True)
@@ -127,18 +153,24 @@ def main() -> None:
         start = time.perf_counter()
         subprocess.run(["sh", "-c", step], cwd=home, env=environment, check=True)
         seconds[step] = round(time.perf_counter() - start, 1)
+    ask = "import torch; print(torch.__version__)"
+    torch = subprocess.run([python, "-I", "-c", ask], capture_output=True, check=True, text=True)
     result = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "system": platform.freedesktop_os_release()["PRETTY_NAME"],
         "python": version,
+        "torch": torch.stdout.strip(),
         "gigabytes": round(gigabytes(conda), 2),
         "seconds": seconds,
         "steps that need Docker": len(before),
         "start page": start_page(environment, home).split("?")[0].split("/", 3)[3],
         "other than pyproject.toml": missing_or_extra(python),
     }
-    (folder / "result.json").write_text(json.dumps(result, indent=1))
     print(json.dumps(result))
     if result["gigabytes"] > LIMIT or result["other than pyproject.toml"]:
         raise SystemExit(f"course: more than {LIMIT} GB, or other packages than pyproject.toml's")
+    STORED.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    README.write_text(fill(README.read_text(encoding="utf-8"), result), encoding="utf-8")
 
 
 if __name__ == "__main__":

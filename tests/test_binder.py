@@ -185,6 +185,27 @@ def test_start_page_says_how_long_each_notebook_takes():
         assert int(minutes) == sum(int(row[column]) for row in table[2:])
 
 
+def test_the_page_says_what_the_rehearsal_measured(repository, dockerfile):
+    result = json.loads(rehearse.STORED.read_text(encoding="utf-8"))
+    page = rehearse.README.read_text(encoding="utf-8")
+    assert rehearse.fill(page, result) == page, "Remedy: make binder"
+    assert f"**{result['gigabytes']:.2f} GB**" in page and result["gigabytes"] <= rehearse.LIMIT
+    before, after = rehearse.steps(dockerfile)
+    assert result["steps that need Docker"] == len(before)
+    assert list(result["seconds"]) == after
+    assert result["other than pyproject.toml"] == []
+    assert result["start page"] == "lab/tree/notebooks/START.md"
+    assert result["python"] == rehearse.build_pack(repository).python_version
+    pinned = (ROOT / "constraints.txt").read_text().splitlines()
+    assert f"torch=={result['torch'].removesuffix('+cpu')}" in pinned, "Remedy: make binder"
+
+
+def test_a_page_without_room_for_the_measurement_is_refused():
+    result = json.loads(rehearse.STORED.read_text(encoding="utf-8"))
+    with pytest.raises(ValueError, match="0 places"):
+        rehearse.fill("nothing", result)
+
+
 def test_copy_for_the_rehearsal_holds_what_git_would_take(repository):
     assert (repository / "binder" / "postBuild").stat().st_mode & 0o100
     assert not (repository / "build").exists() and not (repository / ".venv").exists()
