@@ -205,6 +205,7 @@ def machine() -> dict:
         "python": platform.python_version(),
         "cores": os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9),
+        "load": psutil.getloadavg()[0],  # of the last minute, before the Hub starts
         "versions": {name: version(name) for name in packages},
     }
 
@@ -257,7 +258,7 @@ def report(figures: dict) -> str:
             f"Measured by `make classroom` on {at['date']}: {at['cores']} cores,"
             f" {at['memory_gb']} GB, {at['system']}, Python {at['python']}; {versions}. One thread"
             " for each kernel. The script that plays the students runs on the same cores and opens"
-            f" no browser windows.{note}",
+            f" no browser windows. The load average was {at['load']:.2g} before the start.{note}",
             "",
             f"**{n} students, {len(many['failures'])} failures.** Each step begins when all"
             " students have finished the one before. Median (largest).",
