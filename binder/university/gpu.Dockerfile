@@ -1,4 +1,5 @@
 # The GPU profile's image: the course's image with PyTorch's build for CUDA, from the same constraints.
+# Not tested: it was never built. What it takes from constraints.txt is.
 #   docker build --build-arg IMAGE=registry.example.org/bayesian-deep-learning:2026.11 \
 #     --tag registry.example.org/bayesian-deep-learning:2026.11-cuda --file gpu.Dockerfile .
 ARG IMAGE
