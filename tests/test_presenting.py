@@ -1,6 +1,7 @@
 """``make present``: the notebooks as slides in JupyterLab, each no higher than the screen."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -104,6 +105,17 @@ def test_present_names_the_choice(monkeypatch, arguments):
     monkeypatch.setattr(present.sys, "argv", ["present.py", *arguments])
     with pytest.raises(SystemExit, match="NAME is one of bayesian_neural_networks_wine, flows"):
         present.main()
+
+
+def test_the_page_says_what_the_slides_are_made_for():
+    text = (tool.NOTEBOOKS.parent / "docs" / "presenting.md").read_text(encoding="utf-8")
+    text = " ".join(text.split())
+    assert "made for {width} × {height} points".format(**SCREEN) in text
+    (wide, high), percent = re.findall(r"projector with (\d+) × (\d+)", text)[0], 150
+    assert f"to {percent} %" in text
+    assert int(wide) * 100 == SCREEN["width"] * percent
+    assert int(high) * 100 == SCREEN["height"] * percent
+    assert all(f"`{name}`" in text for name in tool.names())
 
 
 # ------------------------------------------------------------------ in the browser

@@ -5,6 +5,7 @@ import inspect
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -182,6 +183,129 @@ def test_both_pages_give_the_same_three_commands():
     assert commands[0] == commands[1] and len(commands[0].splitlines()) == 3
     for path in re.findall(r"binder/[\w/.]+", commands[0]):
         assert (ROOT / path).exists(), path
+
+
+# Most commands start a server, a cluster or an hour of work. They are not run here: targets, files,
+# options and names are looked up.
+PAGES = [ROOT / "docs" / name for name in ("classes.md", "presenting.md")]
+PAGES += [ROOT / "binder" / "README.md", ROOT / "binder" / "jupyterhub" / "README.md"]
+NAMES = {path.stem for path in (ROOT / "notebooks").glob("*.py")}
+TAKES_OPTIONS_OF = {"run_notebooks.sbatch": "notebooks.py", "install_kernel.sh": "environment.py"}
+# Written as a rehearsal of three lines that needs nothing of the course.
+PLAIN = ("mkdir -p ~/class", r"printf 'anna\nbob\n' > ~/class/students.txt")
+
+
+def commands(text: str) -> list[str]:
+    """Fenced lines, and commands within a sentence; ``&&`` joins two."""
+    lines = [
+        line
+        for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+        for line in block.splitlines()
+    ]
+    rest = " ".join(re.sub(r"```.*?```", "", text, flags=re.DOTALL).split())
+    lines += re.findall(r"`((?:make|sbatch|kubectl|jupyter-repo2docker|\.venv\S+) [^`]+)`", rest)
+    return [part.strip() for line in lines for part in line.split("&&")]
+
+
+def mistake(command: str) -> str:
+    """What a command names that is not there; empty if nothing."""
+    if command in PLAIN:
+        return ""
+    program, *words = shlex.split(
+        command.replace(".venv\\Scripts\\", ".venv/bin/").replace("\\", "/")
+    )
+    if program == "make":
+        return unknown_to_make(words)
+    if program == "npm":
+        fine = words[:2] == ["ci", "--prefix"] and (ROOT / words[2] / "package-lock.json").is_file()
+        return "" if fine else "no lock file"
+    if program == "kubectl":
+        namespace = re.search(r"--namespace (\w+)", (UNIVERSITY / "values.yaml").read_text())[1]
+        known = rf"--namespace {namespace} scale statefulset/user-placeholder --replicas=\d+"
+        return "" if re.fullmatch(known, " ".join(words)) else "not what values.yaml installs"
+    if program == "jupyter-repo2docker":
+        return unknown_to_repo2docker(words)
+    if program == ".venv/bin/jupyterhub":
+        fine = words[0] == "--config" and (ROOT / words[1]).is_file() and not words[2:]
+        return "" if fine else "no such configuration"
+    if program == ".venv/bin/python" and words[0] == "-c":
+        compile(words[1], "page", "exec")
+        return ""
+    if program in (".venv/bin/python", "sbatch"):
+        program, *words = words
+    return unknown_to_script(ROOT / program, words)
+
+
+def unknown_to_make(words: list[str]) -> str:
+    text = (ROOT / "Makefile").read_text()
+    target, *settings = words
+    recipe = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", text, re.MULTILINE)
+    if not recipe:
+        return "no such target"
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        if not re.search(rf"\$\({name}\)", recipe[1]):
+            return f"{target} does not use {name}"
+        if name == "NAME" and value not in NAMES:
+            return "no such notebook"
+        if value.startswith("tests/") and not (ROOT / value).is_file():
+            return "no such test"
+    return ""
+
+
+def unknown_to_repo2docker(words: list[str]) -> str:
+    from repo2docker.__main__ import get_argparser
+
+    try:
+        told = get_argparser().parse_args(words)
+    except SystemExit:
+        return "repo2docker does not know this"
+    image = "{name}:{tag}".format(**VALUES["singleuser"]["image"])
+    return (
+        "" if told.image_name == image and told.push and not told.run else "not values.yaml's image"
+    )
+
+
+def unknown_to_script(script: Path, words: list[str]) -> str:
+    if not script.is_file():
+        return "no such script"
+    source = ROOT / "tools" / TAKES_OPTIONS_OF.get(script.name, script.name)
+    options = [word for word in words if word.startswith("--")]
+    names = [word for word in words if not word.startswith("--") and not word.isdigit()]
+    if any(f'"{option}"' not in source.read_text() for option in options):
+        return "no such option"
+    return "" if set(names) <= NAMES else "no such notebook"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@posix
+def test_commands_of_the_pages_name_what_is_there(page):
+    found = commands(page.read_text(encoding="utf-8"))
+    assert found
+    assert [(command, mistake(command)) for command in found if mistake(command)] == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ("make klassroom", "no such target"),
+        ("make binder NAME=flows", "binder does not use NAME"),
+        ("make present NAME=flow", "no such notebook"),
+        ('make test ARGS="tests/test_present.py"', "no such test"),
+        ("npm ci --prefix binder", "no lock file"),
+        ("kubectl --namespace class scale statefulset/user-placeholder --replicas=3", "not what"),
+        ("jupyter-repo2docker --no-run --pushh --image-name a .", "repo2docker does not know"),
+        ("jupyter-repo2docker --no-run --push --image-name a .", "not values.yaml's image"),
+        (".venv/bin/jupyterhub --config binder/jupyterhub_config.py", "no such configuration"),
+        (".venv/bin/python tools/slidecut.py flow --write", "no such notebook"),
+        (r".venv\Scripts\python tools\slides.py flows", "no such script"),
+        ("sbatch binder/university/slurm/run_notebooks.sbatch --sed 3", "no such option"),
+        ("binder/university/slurm/install_kernel.sh --threads", "no such option"),
+    ],
+)
+@posix
+def test_a_command_that_names_nothing_is_found(wrong, why):
+    assert mistake(wrong).startswith(why)
 
 
 # ------------------------------------------------------------------ Slurm

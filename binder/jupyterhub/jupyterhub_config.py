@@ -71,7 +71,7 @@ c.Spawner.poll_interval = 5  # seconds until a server that died is offered anew
 # ------------------------------------------------------------------ the Hub itself
 c.JupyterHub.ip = "127.0.0.1"  # --ip= and --port= on the command line change it
 c.JupyterHub.cleanup_servers = False  # kernels go on while the Hub restarts
-# While so many servers start, others read "Too many users trying to log in right now", and try later.
+# While so many servers start, others read "Too many users trying to log in right now" and wait.
 c.JupyterHub.concurrent_spawn_limit = 64
 proxy = HERE / "node_modules" / ".bin" / "configurable-http-proxy"
 if not proxy.exists():
