@@ -357,6 +357,13 @@ def test_facts_about_the_wines():
     assert y.mean().item() == pytest.approx(5.6, abs=0.05)
 
 
+def test_shortened_numbers_of_the_wines():
+    """data/README.md: the only long numbers are thirds, cut after twelve digits."""
+    text = (ROOT / "data" / "winequality-red.csv").read_text(encoding="utf-8")
+    long = [float(number) for number in re.findall(r"\d+\.\d{6,}", text)]
+    assert max(abs(x - round(30 * x) / 30) for x in long) == pytest.approx(3e-11, abs=0.5e-11)
+
+
 def test_arithmetic_in_the_texts():
     """What the slides and notebooks compute in passing."""
     assert 11 * 50 + 50 == 600 and 600 + 50 + 1 == 651 and 10 + 10 + 10 + 1 == 31
@@ -366,6 +373,7 @@ def test_arithmetic_in_the_texts():
     assert math.sqrt(0.5) == pytest.approx(0.71, abs=0.005)
     assert 20 * 0.05 == 1 and math.exp(0.7) == pytest.approx(2, abs=0.02)
     assert math.exp(0.01) == pytest.approx(1.01, abs=1e-4)
+    assert 1080 / 720 == 1920 / 1280 == 1.5 and 60 / 0.1 == 10 * 60
     assert 500 * 2000 == 1e6 and round(0.05 * 1083) == 54
 
 
