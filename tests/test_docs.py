@@ -199,8 +199,17 @@ def test_spelling_is_british():
     need_cspell()
     prose = spelling.texts()
     assert {"README.md", "docs/student.md", "slides/lecture.md"} <= set(prose)
-    assert {f"notebooks/{name}.md" for name in NAMES} <= set(prose)
+    assert {"notebooks/START.md", "binder/README.md", "binder/jupyterhub/README.md"} <= set(prose)
+    assert {f"notebooks/{name}{end}" for name in NAMES for end in (".md", ".py.md")} <= set(prose)
     assert spelling.unknown(prose) == []
+
+
+def test_labels_and_messages_are_checked_in_their_lines():
+    code = '"""Doc of it."""\n\nax.set(xlabel="rate (nats)")\nsay = f"a color {x:.3f} nats"\n'
+    assert spelling.phrases(code).split("\n") == ["", "", " rate (nats)", " a color   nats", ""]
+    prose = spelling.texts()
+    assert "mind the order" in prose["course_utils/checks.py.md"]
+    assert "first coordinate" in prose["notebooks/flows.py.md"]
 
 
 @pytest.mark.parametrize("word", ["color", "behavior", "center", "normalized", "Jacobain"])

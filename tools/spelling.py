@@ -2,10 +2,12 @@
 
     python tools/spelling.py
 
-Texts: the Markdown files, and the Markdown cells of the notebooks. The checker is
-cspell: npm ci, in the folder docs, installs it.
+Texts: the Markdown files, the Markdown cells of the notebooks, and the phrases in code that readers
+see: labels of pictures, printed lines, messages of the checks. The checker is cspell: npm ci, in
+the folder docs, installs it.
 """
 
+import ast
 import re
 import shutil
 import subprocess
@@ -17,7 +19,11 @@ import notebooks
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-TEXTS = ("*.md", "docs/*.md", "slides/*.md", "data/*.md", "benchmarks/*.md")
+TEXTS = (
+    *("*.md", "docs/*.md", "slides/*.md", "data/*.md", "benchmarks/*.md"),
+    *("notebooks/*.md", "binder/*.md", "binder/jupyterhub/*.md"),
+)
+CODE = ("notebooks/*.py", "course_utils/checks.py", "course_utils/plotting.py")
 NO_PROSE = re.compile(
     r"^ *```.*?^ *```|`[^`]*`|\$\$.*?\$\$|\$[^$]+\$|https?:[^\s)>]+|\]\([^)]*\)|</?[a-z][^>]*>|"
     r"\A---.*?^---$|<!-- _class.*?-->",
@@ -36,7 +42,22 @@ def texts() -> dict[str, str]:
         cells = notebooks.read_source(name).cells
         prose = [cell.source for cell in cells if cell.cell_type == "markdown"]
         found[f"notebooks/{name}.md"] = "\n\n".join(prose)
+    for path in sorted(path for pattern in CODE for path in ROOT.glob(pattern)):
+        name = path.relative_to(ROOT).as_posix()
+        found[f"{name}.md"] = phrases(path.read_text(encoding="utf-8"))
     return found
+
+
+def phrases(code: str) -> str:
+    """String literals of several words, but no docstrings; each in the line where it begins."""
+    lines = [""] * (code.count("\n") + 1)
+    nodes = list(ast.walk(ast.parse(code)))
+    silent = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    for node in nodes:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if " " in node.value and id(node) not in silent:
+                lines[node.lineno - 1] += " " + node.value.replace("\n", " ")
+    return "\n".join(lines)
 
 
 def blank(text: str) -> str:
