@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -28,9 +29,16 @@ import students  # noqa: E402
 
 PROXY = BINDER / "node_modules" / ".bin" / "configurable-http-proxy"
 NEEDED = [ROOT, Path(sys.prefix), Path(sys.base_prefix)]  # by every student
-PATIENCE = float(
-    os.environ.get("PATIENCE", 900)
-)  # seconds; long, because the machine may do other work
+PATIENCE = float(os.environ.get("PATIENCE", 600))  # seconds; the machine may do other work
+
+
+def wait_until(done: Callable[[], object], what: str) -> None:
+    """Ask again until something is true; a TimeoutError says what never came."""
+    end = time.monotonic() + PATIENCE
+    while not done():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{what}: not within {PATIENCE:.0f} seconds")
+        time.sleep(0.2)
 
 
 def page_text(html: str) -> str:
@@ -48,8 +56,11 @@ def serve_repository(repository: Path, folder: Path) -> tuple[subprocess.Popen, 
     command = ["git", "daemon", "--listen=127.0.0.1", f"--port={port}", "--export-all"]
     command += [f"--base-path={folder}", str(folder)]
     server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    while not listening(port):
-        time.sleep(0.1)
+    try:
+        wait_until(lambda: listening(port), "an answer of git daemon")
+    except TimeoutError:
+        server.terminate()
+        raise
     return server, f"git://127.0.0.1:{port}/course.git"
 
 
@@ -147,15 +158,25 @@ class Hub:
     def stop(self) -> None:
         """End the Hub and its proxy; students' servers go on."""
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait()
+        try:
+            self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            for each in psutil.Process(self.process.pid).children(recursive=True):
+                each.kill()
+            self.process.kill()
+            self.process.wait(PATIENCE)
+            log = self.log.read_text()[-3000:] if self.log.exists() else ""
+            raise TimeoutError(f"the Hub had to be killed\n{log}") from None
 
     def clear(self) -> None:
         """End everything, and remove the homes."""
-        if self.process and self.process.poll() is None:
-            self.stop()
-        for process in self.student_processes():
-            process.kill()
-        shutil.rmtree(self.folder)
+        try:
+            if self.process and self.process.poll() is None:
+                self.stop()
+        finally:
+            for process in self.student_processes():
+                process.kill()
+            shutil.rmtree(self.folder)
 
     def student_processes(self, name: str | None = None) -> list[psutil.Process]:
         """Servers and kernels of this Hub's students, or of one."""
@@ -192,17 +213,39 @@ class Kernel:
         self.socket = websocket.create_connection(address, header=header, timeout=PATIENCE)
         self.session = uuid.uuid4().hex
 
-    def run(self, code: str) -> dict:
-        """Execute; returns seconds, what was printed, and the error (None if there was none)."""
+    def receive(self, end: float) -> dict | None:
+        """The next message before a moment of ``time.monotonic``; None for a sign of life."""
+        self.socket.settimeout(max(end - time.monotonic(), 0.01))
+        kind, content = self.socket.recv_data(control_frame=True)
+        return json.loads(content) if kind == websocket.ABNF.OPCODE_TEXT else None
+
+    def run(self, code: str, patience: float | None = None) -> dict:
+        """Execute; returns seconds, what was printed, and the error (None if there was none).
+
+        Raises:
+            KernelDied: When the server says so.
+            TimeoutError: When the cell is not done after ``patience`` (``PATIENCE``) seconds. The
+                server's regular pings do not count as answers.
+        """
+        patience = PATIENCE if patience is None else patience
+        end = time.monotonic() + patience
         head = {"msg_id": uuid.uuid4().hex, "msg_type": "execute_request", "version": "5.3"}
         head |= {"session": self.session, "username": "", "date": ""}
         content = {"code": code, "silent": False, "store_history": True, "allow_stdin": False}
         message = {"header": head, "parent_header": {}, "metadata": {}, "content": content}
         began = time.perf_counter()
+        self.socket.settimeout(patience)
         self.socket.send(json.dumps(message | {"channel": "shell", "buffers": []}))
         text, error, waiting = "", None, {"idle", "reply"}
         while waiting:
-            got = json.loads(self.socket.recv())
+            try:
+                got = self.receive(end)
+            except websocket.WebSocketTimeoutException:
+                got = None
+            if time.monotonic() > end:
+                raise TimeoutError(f"not done within {patience:.0f} seconds: {code[:80]}")
+            if got is None:
+                continue
             kind, content = got["header"]["msg_type"], got["content"]
             if kind == "status" and content["execution_state"] in ("restarting", "dead"):
                 raise KernelDied(content["execution_state"])
@@ -219,12 +262,19 @@ class Kernel:
         return {"seconds": time.perf_counter() - began, "text": text, "error": error}
 
 
+class Browser(requests.Session):
+    """Keeps cookies, and does not wait for ever."""
+
+    def request(self, *arguments, **options) -> requests.Response:
+        return super().request(*arguments, **{"timeout": PATIENCE} | options)
+
+
 class Student:
     """One browser."""
 
     def __init__(self, hub: Hub, name: str, password: str = "correct horse"):
         self.hub, self.name, self.password = hub, name, password
-        self.browser = requests.Session()
+        self.browser = Browser()
         self.home = f"{hub.url}/user/{name.lower()}"
         self.token = ""
 
@@ -240,7 +290,7 @@ class Student:
         """Ask the Hub, or the own server when the path does not begin with /hub."""
         address = self.hub.url + path if path.startswith("/hub") else self.home + path
         headers = {"Authorization": f"token {self.token}"}
-        return requests.request(method, address, headers=headers, **options)
+        return Browser().request(method, address, headers=headers, **options)
 
     def get_token(self) -> None:
         """What scripts use in place of the browser's cookies."""
@@ -262,9 +312,12 @@ class Student:
 
     def events(self, path: str, **options):
         """Server-sent events of an address."""
-        with self.api("GET", path, stream=True, timeout=PATIENCE, **options) as answer:
+        end = time.monotonic() + PATIENCE
+        with self.api("GET", path, stream=True, **options) as answer:
             answer.raise_for_status()
             for line in answer.iter_lines():
+                if time.monotonic() > end:  # empty lines keep the connection alive
+                    raise TimeoutError(f"{path}: not done within {PATIENCE:.0f} seconds")
                 if line.startswith(b"data:"):
                     yield json.loads(line[5:])
 

@@ -6,8 +6,7 @@ Each function returns how long it took (seconds) and what the student was told.
 import contextlib
 import time
 
-import websocket
-from hub import Hub, Kernel, KernelDied, Student, page_text
+from hub import Hub, Kernel, KernelDied, Student, page_text, wait_until
 
 NOTEBOOK = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": []}
 
@@ -20,14 +19,14 @@ def notebook(text: str) -> dict:
 
 def wait_for(kernel: Kernel) -> None:
     """Until a kernel that is being restarted answers; what is sent before it listens is lost."""
-    patience = kernel.socket.gettimeout()
-    kernel.socket.settimeout(5)
-    answered = False
-    while not answered:
-        with contextlib.suppress(KernelDied, websocket.WebSocketTimeoutException):
-            kernel.run("pass")
-            answered = True
-    kernel.socket.settimeout(patience)
+
+    def answers() -> bool:
+        with contextlib.suppress(KernelDied, TimeoutError):
+            kernel.run("pass", patience=5)
+            return True
+        return False
+
+    wait_until(answers, "an answer of the restarted kernel")
 
 
 def kill_kernel(kernel: Kernel) -> dict:
@@ -48,10 +47,12 @@ def kill_server(hub: Hub, student: Student) -> dict:
     server = next(each for each in processes if "jupyterhub.singleuser" in each.cmdline())
     began = time.perf_counter()
     server.kill()
-    told = ""
-    while "not running" not in told:
-        told = page_text(student.browser.get(f"{student.home}/lab").text)
-        time.sleep(0.5)
+
+    def page() -> str:
+        return page_text(student.browser.get(f"{student.home}/lab").text)
+
+    wait_until(lambda: "not running" in page(), "the page that says so")
+    told = page()
     student.start_server()
     return {"seconds": time.perf_counter() - began, "message": told}
 

@@ -1,10 +1,13 @@
 """The class's JupyterHub, as ``binder/jupyterhub`` configures it, on loopback."""
 
+import http.server
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,9 +21,21 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 sys.path.insert(0, str(ROOT / "binder" / "jupyterhub"))
 if sys.platform == "win32":
     pytest.skip("JupyterHub does not run on Windows", allow_module_level=True)
+import hub as hub_module  # noqa: E402
 import incidents  # noqa: E402
 import students  # noqa: E402
-from hub import NEEDED, PROXY, Hub, Student, page_text, readable  # noqa: E402
+from hub import (  # noqa: E402
+    NEEDED,
+    PROXY,
+    Browser,
+    Hub,
+    Kernel,
+    KernelDied,
+    Student,
+    page_text,
+    readable,
+    wait_until,
+)  # fmt: skip
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give students Unix users")
 TMPFS_MB = 20
@@ -80,12 +95,142 @@ def kernel(anna):
     return anna.open_kernel("first.ipynb")
 
 
+# ------------------------------------------------------------------ nobody waits for ever
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(hub_module, "PATIENCE", 0.5)
+
+
+@pytest.fixture
+def slow_server():
+    """Every answer begins at once, is kept alive with empty lines, and does not end."""
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            while not over.wait(0.05):
+                self.wfile.write(b"\n" * 512)  # as many as are read at once
+
+        def log_message(self, *_):
+            pass
+
+    over = threading.Event()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    over.set()
+    server.shutdown()
+    server.server_close()
+
+
+class Socket:
+    """A websocket on which there is nothing but what ``sends`` returns."""
+
+    def __init__(self, sends):
+        self.sends = sends
+
+    def settimeout(self, seconds):
+        self.seconds = seconds
+
+    def send(self, message):
+        pass
+
+    def recv_data(self, control_frame):
+        assert control_frame  # else the library answers pings, and waits again
+        return self.sends(self.seconds)
+
+
+def silence(seconds):
+    time.sleep(seconds)
+    raise hub_module.websocket.WebSocketTimeoutException
+
+
+def pings(seconds):
+    time.sleep(0.05)
+    return hub_module.websocket.ABNF.OPCODE_PING, b""
+
+
+def restarting(seconds):
+    time.sleep(0.05)
+    status = '{"header": {"msg_type": "status"}, "content": {"execution_state": "restarting"}}'
+    return hub_module.websocket.ABNF.OPCODE_TEXT, status.encode()
+
+
+def kernel_with(sends) -> Kernel:
+    kernel = Kernel.__new__(Kernel)
+    kernel.socket, kernel.session = Socket(sends), "session"
+    return kernel
+
+
+@pytest.mark.parametrize("sends", [silence, pings])
+def test_a_kernel_that_never_answers_is_given_up(impatient, sends):
+    with pytest.raises(TimeoutError, match="not done within 0 seconds: 6 [*] 7"):
+        kernel_with(sends).run("6 * 7", patience=0.3)
+    with pytest.raises(TimeoutError, match="an answer of the restarted kernel"):
+        incidents.wait_for(kernel_with(sends))
+
+
+def test_a_kernel_that_always_restarts_is_given_up(impatient):
+    with pytest.raises(KernelDied):
+        kernel_with(restarting).run("6 * 7")
+    with pytest.raises(TimeoutError, match="an answer of the restarted kernel"):
+        incidents.wait_for(kernel_with(restarting))
+
+
+def test_a_server_that_never_answers_is_given_up(impatient, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # connected, but never served
+        nobody = Hub([])
+        nobody.url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        student = Student(nobody, "anna")
+        for ask in (student.login, lambda: student.api("GET", "/hub/api"), student.start_server):
+            with pytest.raises(requests.Timeout):
+                ask()
+        nobody.clear()
+
+
+def test_events_that_never_end_are_given_up(impatient, slow_server):
+    nobody = Hub([])
+    nobody.url = slow_server
+    with pytest.raises(TimeoutError, match="/hub/progress: not done within"):
+        list(Student(nobody, "anna").events("/hub/progress"))
+    nobody.clear()
+
+
+def test_a_hub_that_does_not_end_is_killed_with_its_proxy(impatient):
+    stubborn = Hub([])
+    ignores = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    child = f'{ignores} print("ready", flush=True); time.sleep(60)'
+    parent = f"{ignores} import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    command = [sys.executable, "-c", parent]
+    stubborn.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert stubborn.process.stdout.readline() == "ready\n"
+    with pytest.raises(TimeoutError, match="had to be killed"):
+        stubborn.clear()
+    assert stubborn.process.stdout.read() == ""  # it ends only when both have ended
+    assert not stubborn.folder.exists()
+
+
+def test_waiting_for_what_never_comes(impatient):
+    with pytest.raises(TimeoutError, match="the moon"):
+        wait_until(lambda: False, "the moon")
+
+
+def test_no_request_without_a_deadline():
+    """What is called on the module ``requests`` itself waits for ever."""
+    for path in (ROOT / "benchmarks" / "hub.py", Path(__file__)):
+        calls = re.findall(r"^.*requests\.(?:get|post|request)\(.*$", path.read_text("utf-8"), re.M)
+        assert all("timeout=" in call for call in calls), calls
+
+
 # ------------------------------------------------------------------ the class list
 
 
 def class_list(folder: Path, text: str) -> Path:
     path = folder / "students.txt"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -137,7 +282,7 @@ def test_hub_does_not_start_where_students_cannot_read(tools):
 
 
 def test_who_is_not_root_is_told_that_students_are_not_apart(hub):
-    told = "course: not started as root" in hub.log.read_text()
+    told = "course: not started as root" in hub.log.read_text(encoding="utf-8")
     assert told == (os.geteuid() != 0)
 
 
@@ -170,7 +315,7 @@ def test_refused_at_the_door_with_a_message(hub, anna, name, password, message):
     stranger = Student(hub, name, password)
     answer = stranger.login()
     assert answer.status_code == 403 and message in page_text(answer.text)
-    assert requests.get(f"{hub.url}/hub/home", cookies=stranger.browser.cookies).url != (
+    assert Browser().get(f"{hub.url}/hub/home", cookies=stranger.browser.cookies).url != (
         f"{hub.url}/hub/home"
     )
     assert {home.name for home in hub.homes.iterdir()} <= {"anna", "bob", "dora"}
@@ -178,7 +323,7 @@ def test_refused_at_the_door_with_a_message(hub, anna, name, password, message):
 
 def test_form_without_its_token_is_refused(hub):
     fields = {"username": "anna", "password": "correct horse"}
-    answer = requests.post(f"{hub.url}/hub/login", data=fields)
+    answer = Browser().post(f"{hub.url}/hub/login", data=fields)
     assert answer.status_code == 403
 
 
@@ -188,13 +333,13 @@ def test_form_without_its_token_is_refused(hub):
 )
 def test_missing_or_wrong_token_is_refused(hub, anna, token, path):
     headers = {} if token is None else {"Authorization": f"token {token}"}
-    answer = requests.get(hub.url + path, headers=headers)
+    answer = Browser().get(hub.url + path, headers=headers)
     assert answer.status_code == 403
     assert re.search("Forbidden|Missing or invalid credentials", answer.json()["message"])
 
 
 def test_page_without_login_leads_to_the_form(hub, anna):
-    answer = requests.get(f"{anna.home}/lab")
+    answer = Browser().get(f"{anna.home}/lab")
     assert answer.url.startswith(f"{hub.url}/hub/login") and "Sign in" in page_text(answer.text)
 
 
@@ -250,8 +395,8 @@ class served_repository:
         return address
 
     def __exit__(self, *_):
-        self.server.terminate()
-        self.server.wait()
+        self.server.terminate()  # not killed: it has a child, and tells it
+        self.server.wait(60)
 
 
 def test_thread_limit_reaches_the_kernel(kernel):
@@ -267,7 +412,7 @@ def test_memory_limit_is_an_error_in_the_cell_and_the_kernel_goes_on(kernel):
 
 
 def test_own_token_opens_no_other_door(hub, anna, bob):
-    answer = requests.get(
+    answer = Browser().get(
         f"{anna.home}/api/contents", headers={"Authorization": f"token {bob.token}"}
     )
     assert answer.status_code == 403
@@ -362,7 +507,6 @@ def test_idle_servers_are_ended(hub, anna, bob):
     hub.stop()
     hub.setting["idle_seconds"] = 2
     hub.start()
-    while hub.student_processes():
-        time.sleep(0.5)
-    assert "Culling server" in hub.log.read_text()
+    wait_until(lambda: not hub.student_processes(), "the end of the idle servers")
+    assert "Culling server" in hub.log.read_text(encoding="utf-8")
     assert anna.api("GET", "/hub/api/users/anna").json()["server"] is None
