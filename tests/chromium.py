@@ -1,10 +1,9 @@
 """The browser of the tests: Debian's Chromium (or Chrome), driven by playwright."""
 
 import contextlib
+import importlib.util
 import os
 from pathlib import Path
-
-import pytest
 
 import build
 from need import need
@@ -19,8 +18,10 @@ FLAGS = (
 def chromium():
     """A running browser; skips without one, or fails where COURSE_REQUIRE asks for it."""
     need(build.browser(), "no chromium")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as running:
+    need(importlib.util.find_spec("playwright"), "no playwright")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as running:
         browser = running.chromium.launch(executable_path=build.browser(), args=FLAGS.split())
         yield browser
         browser.close()

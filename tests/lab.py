@@ -10,7 +10,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+PATIENCE = 600  # seconds until something counts as hanging, on however slow a machine
 
 # Every cell stays in the page, also when it is off screen; no news and no pop-ups.
 SETTINGS = {
@@ -33,7 +36,7 @@ def jupyterlab(folder: Path, state: Path, *options: str, settings: dict | None =
     for name, values in (SETTINGS | (settings or {})).items():
         path = state / "settings" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(values))
+        path.write_text(json.dumps(values), encoding="utf-8")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -62,37 +65,43 @@ def jupyterlab(folder: Path, state: Path, *options: str, settings: dict | None =
             process.wait(30)
         except subprocess.TimeoutExpired:  # it can wait for ever for a kernel that is starting
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            process.wait(30)
+
+
+def tries(what: str, pause: Callable[[float], None] = time.sleep) -> Iterator[None]:
+    """Five times a second for ``PATIENCE`` seconds; then a TimeoutError says what never came."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        yield
+        pause(0.2)
+    raise TimeoutError(f"{what}: not within {PATIENCE} seconds")
 
 
 def wait_for(address: str, process: subprocess.Popen, log: Path) -> None:
     """Return when the server answers; fail with its log when it ends instead."""
-    while process.poll() is None:
-        try:
+    for _ in tries("an answer of JupyterLab"):
+        if process.poll() is not None:
+            raise RuntimeError(log.read_text(encoding="utf-8"))
+        with contextlib.suppress(OSError):  # not listening yet
             ask(f"{address}/api/status")
             return
-        except OSError:  # not listening yet
-            time.sleep(0.2)
-    raise RuntimeError(log.read_text())
 
 
 def ask(address: str, method: str = "GET") -> bytes:
     """The answer of the server's REST interface."""
     request = urllib.request.Request(f"{address}?token=test", method=method)
-    with urllib.request.urlopen(request) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return answer.read()
 
 
 def kernels(address: str) -> list[dict]:
     """What the server says about its kernels."""
-    for _ in range(100):
+    for _ in tries("the list of kernels"):
         try:
             return json.loads(ask(f"{address}/api/kernels"))
         except urllib.error.HTTPError as error:  # while a kernel is starting, it fails at times
             if error.code != 500:
                 raise
-            time.sleep(0.2)
-    raise RuntimeError("the server cannot list its kernels")
 
 
 def shut_down_kernels(address: str) -> None:

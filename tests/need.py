@@ -1,8 +1,15 @@
 """Tools that a machine may lack: a test without them is skipped, or fails where CI asks for all."""
 
 import os
+import shutil
+import sys
 
 import pytest
+
+with_make = pytest.mark.skipif(
+    sys.platform == "win32" or not shutil.which("make"),
+    reason="no make, or none with a Unix shell: see the README for Windows",
+)
 
 
 def need(present: object, what: str) -> None:

@@ -16,10 +16,9 @@ from axe_playwright_python.sync_playwright import Axe
 
 import notebooks as tool
 from chromium import artefacts, chromium
-from lab import jupyterlab, kernels, shut_down_kernels
+from lab import PATIENCE, jupyterlab, kernels, shut_down_kernels, tries
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
-PATIENCE = 40 * 60_000  # ms until a notebook counts as hanging, on however slow a machine
 LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 # What the course writes and draws; the rest of the page is Lab's frame and its editors.
 CONTENT = [".jp-MarkdownOutput", ".jp-OutputArea-output"]
@@ -100,13 +99,19 @@ def menu(page, *titles: str) -> None:
     page.locator(".lm-Menu-itemLabel", has_text=re.compile(rf"^{titles[1]}$")).click()
 
 
+def wait(page, what: str):
+    """``tries``, while the page goes on."""
+    return tries(what, lambda seconds: page.wait_for_timeout(seconds * 1000))
+
+
 def open_notebook(page, address: str, path: str) -> None:
     """Open it alone and wait until its kernel is ready."""
     page.goto(f"{address}/lab/tree/{path}?token=test&reset")
     page.wait_for_selector(".jp-Notebook .jp-Cell")
     # Lab shows an idle kernel before it is connected to it; what is run then is lost.
-    while not any(kernel["connections"] for kernel in kernels(address)):
-        page.wait_for_timeout(200)
+    for _ in wait(page, "a connection to the kernel"):
+        if any(kernel["connections"] for kernel in kernels(address)):
+            break
     page.wait_for_selector(IDLE, state="attached")
 
 
@@ -122,8 +127,9 @@ def save(page, path: Path) -> nbformat.NotebookNode:
     """File > Save Notebook, until the file has changed."""
     before = path.stat().st_mtime_ns
     menu(page, "File", "Save Notebook")
-    while path.stat().st_mtime_ns == before:
-        page.wait_for_timeout(200)
+    for _ in wait(page, f"a new {path.name}"):
+        if path.stat().st_mtime_ns != before:
+            break
     return nbformat.read(path, as_version=4)
 
 
@@ -137,8 +143,9 @@ def move_sliders(page, picture: Path) -> list[dict]:
         for _ in range(5):
             page.keyboard.press("ArrowRight")
         idle = 0
-        while handle.evaluate(PICTURE) in ("", before) and idle < 20:
-            page.wait_for_timeout(500)
+        for _ in wait(page, "another picture, or an idle kernel"):
+            if handle.evaluate(PICTURE) not in ("", before) or idle == 50:
+                break
             idle = idle + 1 if page.query_selector(IDLE) else 0
         moved.append(
             {
@@ -172,7 +179,7 @@ def visit(browser, address: str, path: Path) -> Seen:
     """Run a notebook in a browser, and look at it."""
     folder, name = artefacts("browser"), path.stem
     page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.set_default_timeout(PATIENCE)
+    page.set_default_timeout(PATIENCE * 1000)
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     page.on("websocket", lambda socket: asked.append(socket.url))
@@ -247,12 +254,12 @@ def missing_pictures(seen: Seen) -> list[str]:
 
 
 def untold_pictures(seen: Seen) -> list[str]:
-    """Code cells that draw a picture, with no text among the two cells above and below."""
+    """Code cells that draw a picture, with no sentence among the two cells above and below."""
     cells, untold = seen.saved.cells, []
     for i, cell in enumerate(cells):
         drawn = any("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
-        around = cells[max(i - 2, 0) : i + 3]
-        if drawn and not any(neighbour.cell_type == "markdown" for neighbour in around):
+        texts = [near for near in cells[max(i - 2, 0) : i + 3] if near.cell_type == "markdown"]
+        if drawn and not any(len(text.source.split()) >= 8 for text in texts):
             untold.append(cell.source[:200])
     return untold
 

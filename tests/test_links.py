@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 
 import links
+from need import with_make
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,7 +35,7 @@ def addresses(text: str) -> list[str]:
 
 def test_badges_lead_to_files_of_this_repository(readme, monkeypatch):
     write(monkeypatch, "someone/some.course")
-    binder, puller, *colab = addresses(readme.read_text().split(links.END)[0])
+    binder, puller, *colab = addresses(readme.read_text(encoding="utf-8").split(links.END)[0])
     assert urlsplit(binder).netloc == "mybinder.org"
     assert urlsplit(binder).path == "/v2/gh/someone/some.course/main"
     (path,) = parse_qs(urlsplit(binder).query)["urlpath"]
@@ -48,18 +49,18 @@ def test_badges_lead_to_files_of_this_repository(readme, monkeypatch):
 
 def test_every_badge_says_in_words_what_it_does(readme, monkeypatch):
     write(monkeypatch, "someone/course")
-    labels = re.findall(r"\[!\[(.*?)\]", readme.read_text())
+    labels = re.findall(r"\[!\[(.*?)\]", readme.read_text(encoding="utf-8"))
     assert len(labels) == len(set(labels)) == 5 and all("Open on" in label for label in labels)
 
 
 def test_again_changes_nothing_and_another_repository_replaces(readme, monkeypatch):
-    before = readme.read_text()
+    before = readme.read_text(encoding="utf-8")
     write(monkeypatch, "someone/course")
-    once = readme.read_text()
+    once = readme.read_text(encoding="utf-8")
     write(monkeypatch, "someone/course")
-    assert readme.read_text() == once
+    assert readme.read_text(encoding="utf-8") == once
     write(monkeypatch, "other/course", "--branch", "term/2027", "--hub", "https://hub.example.org/")
-    text = readme.read_text()
+    text = readme.read_text(encoding="utf-8")
     assert "someone" not in text and "other/course/term%2F2027?" in text
     assert "https://hub.example.org/hub/user-redirect/git-pull?repo=" in text
     block = re.compile(f"{links.BEGIN}.*?{links.END}\n\n?", re.DOTALL)
@@ -76,10 +77,10 @@ def test_again_changes_nothing_and_another_repository_replaces(readme, monkeypat
      "owner/name\n"],
 )  # fmt: skip
 def test_malformed_repository_is_refused(readme, monkeypatch, repository):
-    before = readme.read_text()
+    before = readme.read_text(encoding="utf-8")
     with pytest.raises(SystemExit, match="course: owner/name of a GitHub repository is needed"):
         write(monkeypatch, "--", repository)
-    assert readme.read_text() == before
+    assert readme.read_text(encoding="utf-8") == before
 
 
 def test_malformed_branch_and_hub_are_refused(readme, monkeypatch):
@@ -91,11 +92,12 @@ def test_malformed_branch_and_hub_are_refused(readme, monkeypatch):
 
 
 def test_half_a_pair_of_markers_is_refused(readme, monkeypatch):
-    readme.write_text(f"# Title\n{links.BEGIN}\n")
+    readme.write_text(f"# Title\n{links.BEGIN}\n", encoding="utf-8")
     with pytest.raises(SystemExit, match="do not form a pair"):
         write(monkeypatch, "o/n")
 
 
+@with_make
 def test_make_passes_the_repository_on():
     command = [
         "make",
