@@ -1,5 +1,7 @@
 """Create or update the course's environment in .venv; needs nothing but Python's standard library.
 
+An old Python must come as far as the message that it is too old: no annotation here is newer.
+
     python tools/environment.py [--torch cpu] [--here]
 
 ``--here`` installs the course, without what the tests need, into the Python that runs this file
@@ -23,6 +25,8 @@ STAMP = VENV / "course-environment"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 OLDEST_PYTHON = (3, 11)
 GIGABYTES_NEEDED = 4
+# A new environment on Linux: some 4 GB of wheels, which pip keeps, and 7 GB that they unpack to.
+GIGABYTES_WITH_CUDA = 12
 INCOMPLETE = "incomplete"
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 
@@ -52,7 +56,7 @@ def installed() -> tuple:
     return (words[0], words[1]) if len(words) == 2 else ("", "")
 
 
-def check_machine() -> None:
+def check_machine(gigabytes: int) -> None:
     """Stop with one clear line where the environment cannot be made."""
     if sys.version_info < OLDEST_PYTHON:
         have = ".".join(map(str, sys.version_info[:3]))
@@ -63,20 +67,24 @@ def check_machine() -> None:
     except ImportError:
         stop("Python's venv module is missing. Remedy on Debian: sudo apt install python3-venv")
     free = shutil.disk_usage(ROOT).free / 1e9
-    if free < GIGABYTES_NEEDED:
-        stop(f"{GIGABYTES_NEEDED} GB of free disk space are needed, {ROOT} has {free:.1f} GB")
+    if free < gigabytes:
+        less = f" Remedy: without an NVIDIA card TORCH=cpu, which needs {GIGABYTES_NEEDED} GB"
+        stop(
+            f"{gigabytes} GB of free disk space are needed, {ROOT} has {free:.1f} GB."
+            + (less if gigabytes > GIGABYTES_NEEDED else " Remedy: make room")
+        )
     if not os.access(ROOT, os.W_OK):
         stop(f"no permission to write to {ROOT}")
 
 
-def pip_install(python: str | Path, *arguments: str) -> None:
+def pip_install(python: Path, *arguments: str) -> None:
     """Install into an environment, or stop with one line below pip's own messages."""
-    command = [python, "-m", "pip", "--disable-pip-version-check", "install", *arguments]
+    command = [str(python), "-m", "pip", "--disable-pip-version-check", "install", *arguments]
     if subprocess.run(command, cwd=ROOT).returncode:
         stop("the installation failed (see above). Remedy: check the network, then call again")
 
 
-def install_packages(python: str | Path, torch: str, project: str) -> None:
+def install_packages(python: Path, torch: str, project: str) -> None:
     """Install torch first and alone, so that nothing else chooses its variant; then the rest."""
     # The pip of Debian 12 needs ten minutes to find the same packages.
     pip_install(python, "--quiet", "--upgrade", pinned("pip"))
@@ -108,15 +116,17 @@ def main() -> None:
     parser.add_argument("--here", action="store_true", help="into this Python, without the tests")
     arguments = parser.parse_args()
     if arguments.here:
-        install_packages(sys.executable, arguments.torch or "default", ".")
+        install_packages(Path(sys.executable), arguments.torch or "default", ".")
         return
     found, variant = installed()
     torch = arguments.torch or variant or "default"
     if found == fingerprint() and torch == variant:
         return
-    check_machine()
+    fresh = found in ("", INCOMPLETE) or torch != variant
+    with_cuda = fresh and torch == "default" and sys.platform == "linux"
+    check_machine(GIGABYTES_WITH_CUDA if with_cuda else GIGABYTES_NEEDED)
     try:
-        install(torch, fresh=found in ("", INCOMPLETE) or torch != variant)
+        install(torch, fresh)
     except KeyboardInterrupt:
         stop("interrupted; the next call starts over")
 

@@ -5,7 +5,7 @@
 They stand between two markers, or below the title when the markers are not there yet; a second
 call replaces them. The lines for Colab, further down, are told the repository too. Without
 ``--hub`` the badge of nbgitpuller opens the page that makes a link for any JupyterHub, filled in
-for this course.
+for this course. Like ``environment.py`` it runs on the system's Python, however old.
 """
 
 import argparse
@@ -26,7 +26,7 @@ def stop(message: str) -> None:
     raise SystemExit(f"course: {message}")
 
 
-def checked(repository: str, branch: str, hub: str | None) -> None:
+def checked(repository: str, branch: str, hub: str) -> None:
     """Stop with one clear line at what cannot be part of an address."""
     if not REPOSITORY.fullmatch(repository) or repository.endswith(".git"):
         stop(f"owner/name of a GitHub repository is needed, this is {repository!r}")
@@ -41,7 +41,7 @@ def badge(label: str, image: str, address: str) -> str:
     return f"[![{label}]({image})]({address})"
 
 
-def badges(repository: str, branch: str = "main", hub: str | None = None) -> str:
+def badges(repository: str, branch: str = "main", hub: str = "") -> str:
     """The lines between the markers."""
     name = repository.split("/")[1]
     binder = f"https://mybinder.org/v2/gh/{repository}/{quote(branch, safe='')}?"
@@ -91,7 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("repository", metavar="owner/name")
     parser.add_argument("--branch", default="main")
-    parser.add_argument("--hub", help="address of the JupyterHub")
+    parser.add_argument("--hub", default="", help="address of the JupyterHub")
     arguments = parser.parse_args()
     checked(arguments.repository, arguments.branch, arguments.hub)
     lines = badges(arguments.repository, arguments.branch, arguments.hub)
