@@ -1,11 +1,13 @@
 """Setting up: what make calls, without downloading anything."""
 
+import ast
 import builtins
 import hashlib
 import importlib.metadata as metadata
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -17,18 +19,20 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+import chromium
 import environment
+from need import with_make
 
 ROOT = Path(__file__).resolve().parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-CONSTRAINTS = (ROOT / "constraints.txt").read_text().splitlines()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+CONSTRAINTS = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
 
 
 @pytest.fixture
 def course(tmp_path, monkeypatch):
     """An empty course folder; ``pip`` and ``venv`` are recorded, not run."""
     for name in ("pyproject.toml", "constraints.txt"):
-        (tmp_path / name).write_text((ROOT / name).read_text())
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     venv = tmp_path / ".venv"
     monkeypatch.setattr(environment, "ROOT", tmp_path)
     monkeypatch.setattr(environment, "VENV", venv)
@@ -130,7 +134,45 @@ def test_here_is_this_python_without_what_the_tests_need(course, monkeypatch):
 def test_old_python(monkeypatch):
     monkeypatch.setattr(environment.sys, "version_info", (3, 9, 1))
     with pytest.raises(SystemExit, match="3.11 or newer is needed, this is 3.9.1. Remedy"):
-        environment.check_machine()
+        environment.check_machine(0)
+
+
+@pytest.mark.parametrize("tool", ["environment", "links"])
+def test_an_old_python_can_read_what_it_runs(tool):
+    """Annotations of functions are evaluated, so they must be names; see PEP 604."""
+    source = (ROOT / "tools" / f"{tool}.py").read_text(encoding="utf-8")
+    nodes = list(ast.walk(ast.parse(source, feature_version=(3, 7))))
+    annotations = [node.annotation for node in nodes if isinstance(node, (ast.arg, ast.AnnAssign))]
+    annotations += [node.returns for node in nodes if isinstance(node, ast.FunctionDef)]
+    assert len(annotations) > 5
+    for annotation in filter(None, annotations):
+        assert isinstance(annotation, (ast.Name, ast.Constant)), ast.unparse(annotation)
+
+
+def older_pythons() -> list[str]:
+    """Interpreters of this machine that are too old for the course, and that do start."""
+    found = filter(None, (shutil.which(f"python3.{minor}") for minor in range(6, 11)))
+    return [
+        path
+        for path in found
+        if not subprocess.run([path, "-c", ""], capture_output=True).returncode
+    ]
+
+
+def test_an_old_python_says_one_line():
+    """For real, where there is one."""
+    olds = older_pythons()
+    if not olds:
+        pytest.skip("no Python below 3.11 on this machine")
+    for old in olds:
+        command = [old, str(ROOT / "tools" / "environment.py"), "--torch", "cpu"]
+        if environment.installed() == (environment.fingerprint(), "cpu"):
+            command[-1] = "default"  # else there would be nothing to do
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 1 and done.stdout == ""
+        assert re.fullmatch("course: Python 3.11 or newer is needed, .*\n", done.stderr), (
+            done.stderr
+        )
 
 
 def test_no_venv_module(monkeypatch):
@@ -143,20 +185,49 @@ def test_no_venv_module(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(SystemExit, match="Remedy on Debian: sudo apt install python3-venv"):
-        environment.check_machine()
+        environment.check_machine(0)
 
 
-def test_no_space(monkeypatch):
-    usage = type("Usage", (), {"free": 1.2e9})
+def with_space(monkeypatch, gigabytes: float, system: str, *arguments: str) -> None:
+    usage = type("Usage", (), {"free": gigabytes * 1e9})
     monkeypatch.setattr(environment.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(SystemExit, match="4 GB of free disk space are needed, .* has 1.2 GB"):
-        environment.check_machine()
+    monkeypatch.setattr(environment.sys, "platform", system)
+    monkeypatch.setattr(sys, "argv", ["environment.py", *arguments])
+    environment.main()
+
+
+@pytest.mark.parametrize(
+    ("system", "arguments", "needed"),
+    [
+        ("linux", ["--torch", "cpu"], 4),
+        ("linux", [], 12),  # with CUDA
+        ("darwin", [], 4),
+        ("win32", [], 4),
+    ],
+)
+def test_no_space(course, monkeypatch, system, arguments, needed):
+    wanted = f"^course: {needed} GB of free disk space are needed, .* has {needed - 0.1:.1f} GB"
+    with pytest.raises(SystemExit, match=f"{wanted}. Remedy") as stopped:
+        with_space(monkeypatch, needed - 0.1, system, *arguments)
+    assert ("TORCH=cpu, which needs 4 GB" in str(stopped.value)) == (needed > 4)
+    assert course == []
+    with_space(monkeypatch, needed, system, *arguments)
+    assert len(course) == 4
+
+
+def test_an_update_needs_no_room_for_another_torch(course, monkeypatch):
+    with_space(monkeypatch, 12, "linux")
+    course.clear()
+    with (environment.ROOT / "constraints.txt").open("a") as file:
+        file.write("# changed\n")
+    with_space(monkeypatch, 4, "linux")
+    assert len(course) == 3
 
 
 def test_no_permission(monkeypatch):
     monkeypatch.setattr(environment.os, "access", lambda path, mode: False)
     with pytest.raises(SystemExit, match="no permission to write"):
-        environment.check_machine()
+        environment.check_machine(0)
 
 
 def test_without_network_pip_fails_with_one_line_and_the_next_call_starts_over(tmp_path):
@@ -189,7 +260,7 @@ def test_every_dependency_is_pinned_inside_its_bounds():
 
 
 def test_conda_environment_takes_everything_from_the_project():
-    conda = yaml.safe_load((ROOT / "environment.yml").read_text())
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     assert conda["channels"] == ["conda-forge"]
     python, pip, lines = conda["dependencies"]
     assert SpecifierSet(python.removeprefix("python")) == SpecifierSet(PROJECT["requires-python"])
@@ -202,9 +273,9 @@ def test_no_file_address_and_no_host_in_the_constraints():
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._]+", line) for line in CONSTRAINTS)
 
 
-@pytest.mark.skipif(not shutil.which("make"), reason="no make: see the README for Windows")
+@with_make
 def test_help_lists_every_target():
-    text = (ROOT / "Makefile").read_text()
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split()
     command = ["make", "--no-print-directory", "help"]  # the tests may run inside make
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -218,7 +289,11 @@ def test_fingerprint_follows_content_not_dates():
 
 def test_the_readme_names_only_what_exists():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    targets = set(re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split())
+    targets = set(
+        re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)[
+            1
+        ].split()
+    )
     assert {"lab", "test"} <= set(re.findall(r"^make (\w+)", text, re.M)) <= targets
     files = re.findall(r"\b(?:tools|data|notebooks)[/\\][\w.]+\.\w+", text)
     assert files
@@ -227,13 +302,79 @@ def test_the_readme_names_only_what_exists():
 
 
 def test_the_workflow_runs_the_readmes_commands_everywhere_and_weekly():
-    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())
+    workflow = yaml.safe_load(
+        (ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8")
+    )
     when, job = workflow[True], workflow["jobs"]["test"]  # YAML reads the key "on" as true
     assert "push" in when and when["schedule"][0]["cron"].endswith("* * 1")
     systems = {name.split("-")[0] for name in job["strategy"]["matrix"]["os"]}
     assert systems == {"ubuntu", "macos", "windows"}
     commands = " ".join(step.get("run", "") for step in job["steps"])
     assert "make test" in commands and r"tools\environment.py" in commands
+
+
+def test_the_workflow_installs_on_linux_what_the_gate_installs():
+    workflow = yaml.safe_load(
+        (ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8")
+    )
+    steps = workflow["jobs"]["test"]["steps"]
+    linux = [step["run"] for step in steps if step.get("if") == "runner.os == 'Linux'"]
+    tests = [number for number, step in enumerate(steps) if "make test" in step.get("run", "")]
+    assert len(linux) == 1 and steps[tests[0] - 1]["run"] == linux[0]
+    gate = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    folders = re.findall(r"^\(cd \S+ && npm ci .*\)$", gate, re.M)
+    assert len(folders) == len(list(ROOT.glob("*/package.json"))) + 1
+    for what in (*folders, "libatomic1", "fonts-liberation", "COURSE_REQUIRE=browser"):
+        assert what in gate and what in linux[0], what
+
+
+def test_no_browser_test_is_skipped_where_all_are_required(monkeypatch):
+    monkeypatch.setattr(chromium.build, "browser", lambda: "a browser")
+    monkeypatch.setitem(sys.modules, "playwright", None)  # as if it were not installed
+    monkeypatch.setenv("COURSE_REQUIRE", "browser")
+    with pytest.raises(pytest.fail.Exception, match="no playwright, and COURSE_REQUIRE asks"):
+        chromium.chromium().__enter__()
+    monkeypatch.delenv("COURSE_REQUIRE")
+    with pytest.raises(pytest.skip.Exception, match="no playwright"):
+        chromium.chromium().__enter__()
+
+
+def limits() -> tuple[int, int]:
+    """Seconds for a test and for a cell, from pyproject.toml."""
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]
+    words = options["ini_options"]["addopts"]
+    return tuple(
+        int(re.search(rf"--{name}=(\d+)", words)[1]) for name in ("timeout", "nbval-cell-timeout")
+    )
+
+
+def test_a_cell_is_interrupted_before_its_test_is_given_up():
+    test, cell = limits()
+    assert 600 <= cell < test <= 900
+
+
+HANGING = """
+import threading
+
+def test_hangs():
+    threading.Event().wait()
+
+def test_goes_on():
+    pass
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="here a test that hangs ends its worker")
+def test_a_test_that_hangs_fails_and_the_others_go_on(tmp_path, pytestconfig):
+    assert pytestconfig.getoption("timeout") is not None
+    (tmp_path / "test_hanging.py").write_text(HANGING, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "--timeout=1"]
+    env = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100
+    )
+    assert re.search("FAILED test_hanging.py::test_hangs .*Timeout", done.stdout), done.stdout
+    assert "1 failed, 1 passed" in done.stdout
 
 
 def test_what_is_tested_installs_on_the_oldest_python():
