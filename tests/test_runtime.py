@@ -1,5 +1,6 @@
 """Devices, seeds, threads, and what importing the package costs."""
 
+import io
 import os
 import random
 import subprocess
@@ -9,6 +10,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from joblib.externals.loky.backend import context
 
 from course_utils.runtime import (
     MOST_THREADS,
@@ -96,6 +98,21 @@ def test_threads_follow_affinity():
         pytest.skip("this system has no CPU affinity")
     one_core = f"import os; os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}}); {THREADS}"
     assert python(one_core) == "1\n"
+
+
+def test_threads_follow_the_containers_limit(monkeypatch):
+    limit = "/sys/fs/cgroup/cpu.max"
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(context, "_cpu_count_affinity", lambda cores: cores)
+    monkeypatch.setattr(context.os.path, "exists", lambda path: path == limit)
+    before = torch.get_num_threads()
+    for quota, cores in (("250000", 3), ("100000", 1), ("max", 8)):
+        text = f"{quota} 100000\n"
+        monkeypatch.setattr(context, "open", lambda path, t=text: io.StringIO(t), raising=False)
+        assert available_cores() == cores
+        assert set_threads() == min(cores, MOST_THREADS)
+    set_threads(before)
 
 
 def test_threads_follow_the_users_variable_and_have_a_limit():
