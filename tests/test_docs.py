@@ -1,6 +1,7 @@
 """The guides: in step with notebooks, slides and checks; spelling, links, licences, citation."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -8,7 +9,9 @@ import sys
 import tomllib
 from pathlib import Path
 
+import clean
 import jsonschema
+import nbformat
 import pytest
 import yaml
 
@@ -300,6 +303,65 @@ def test_commit_hooks_are_local_and_call_what_there_is():
             assert (ROOT / path).is_file(), path
     command = [sys.executable, "-m", "pre_commit", "validate-config", ".pre-commit-config.yaml"]
     subprocess.run(command, cwd=ROOT, check=True)
+
+
+def test_cleaning_keeps_the_lesson_and_drops_the_rest(tmp_path):
+    path = tmp_path / "flows.ipynb"
+    built = (ROOT / "notebooks" / "flows.ipynb").read_text(encoding="utf-8")
+    path.write_text(built, encoding="utf-8")
+    written = path.stat().st_mtime_ns
+    clean.clean(path)
+    assert path.stat().st_mtime_ns == written
+    notebook = nbformat.reads(built, as_version=4)
+    notebook.metadata.widgets = {"application/vnd.jupyter.widget-state+json": {}}
+    notebook.metadata.language_info.version = "3.12.1"
+    cell = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    cell.metadata |= {"scrolled": True, "execution": {"iopub.status.busy": "2026-11-24T10:00:00Z"}}
+    bar = nbformat.v4.new_output("stream", name="stderr", text=" 50%|#####     | 5/10")
+    cell.outputs.append(bar)
+    nbformat.write(notebook, path)
+    clean.clean(path)
+    assert path.read_text(encoding="utf-8") == built
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A repository with what is here now, with this environment, and with the checker."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).is_file():
+            shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    (tmp_path / "docs" / "node_modules").symlink_to(spelling.DOCS / "node_modules")
+    for words in (["init", "--quiet"], ["add", "."]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    return tmp_path
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the hooks name the programs as on POSIX")
+def test_commit_hooks_pass_here_and_stop_a_commit_with_faults(clone):
+    """All but that of the notebooks, which is itself a test."""
+    need_cspell()
+    env = os.environ | {"SKIP": "notebooks", "PRE_COMMIT_HOME": str(clone / ".git" / "hooks")}
+
+    def run(*files: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "pre_commit", "run", "--color", "never"]
+        command += ["--files", *files] if files else ["--all-files"]
+        return subprocess.run(command, cwd=clone, env=env, capture_output=True, text=True)
+
+    done = run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("Passed") == 4
+    (clone / "README.md").write_text("The color of wine.\n", encoding="utf-8")
+    (clone / "tools" / "links.py").write_text("import  os\n", encoding="utf-8")
+    path = clone / "notebooks" / "flows.ipynb"
+    dirty = nbformat.read(path, as_version=4)
+    dirty.metadata.widgets = {}
+    nbformat.write(dirty, path)
+    done = run("README.md", "tools/links.py", "notebooks/flows.ipynb")
+    assert done.stdout.count("Failed") == 4, done.stdout
 
 
 # What the guide says in numbers, and the assertion of a notebook that holds it.
