@@ -28,7 +28,7 @@ NEEDED = (
 START = """# Lecture 4: Deep learning architectures
 
 Three notebooks with exercises; the solutions come after the class. You need Python 3.11 or newer
-and 4 GB of disk space.
+and 4 GB of disk space; 12 GB on Linux, unless you add `--torch cpu` below.
 
 Linux and macOS, in this folder:
 
