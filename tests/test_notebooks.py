@@ -99,6 +99,16 @@ def test_tags_and_slides_are_known(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_stored_results_are_compared_with_new_ones(name):
+    """A change of course_utils would leave old results in place; nbval sees it in these cells."""
+    compared = [cell for cell in code(name) if "nbval-check-output" in tags(cell)]
+    assert len(compared) >= 3
+    for cell in compared:
+        texts = [o.get("text") or o.get("data", {}).get("text/markdown", "") for o in cell.outputs]
+        assert re.search(r"\d", "".join(texts)), cell.source
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_head(name):
     """Title; course_utils before torch; all imports; parameters."""
     notebook, cells = built(name), code(name)
