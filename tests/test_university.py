@@ -349,10 +349,12 @@ def test_installed_kernel_runs_the_course(tmp_path):
     manager.start_kernel()
     client = manager.blocking_client()
     client.start_channels()
+    client.wait_for_ready(timeout=120)  # else the answer may come before anybody listens
     said = []
     client.execute_interactive(
         "import os, course_utils; print(os.environ['OMP_NUM_THREADS'])",
         output_hook=lambda message: said.append(message["content"].get("text", "")),
+        timeout=120,
     )
     client.stop_channels()
     manager.shutdown_kernel(now=True)
