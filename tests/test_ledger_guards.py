@@ -325,9 +325,10 @@ def test_the_gap_is_paired():
 
 
 def test_the_luck_of_a_test_set():
-    """F6: how much the unpaired score of 10,000 points scatters."""
+    """F6: how much the unpaired score of 10,000 points scatters, and that of 2,000."""
     log_p = two_moons_log_prob(make_two_moons(20_000, noise=0.05, seed=5).x, noise=0.05)
     assert log_p.std().item() / 100 == pytest.approx(0.0074, abs=0.0003)
+    assert log_p.std().item() / math.sqrt(2000) == pytest.approx(0.016, abs=0.0006)
 
 
 def test_no_log_density_is_compared_in_per_cent():
