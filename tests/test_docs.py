@@ -367,7 +367,7 @@ def test_commit_hooks_pass_here_and_stop_a_commit_with_faults(clone):
 # What the guide says in numbers, and the assertion of a notebook that holds it.
 CLAIMS = {
     "It is about one in five": (0, "0.10 < twins_at_random / len(split_at_random.test) < 0.32"),
-    "the weights stay there": (0, "assert prior_like > 0.85"),
+    "the weights stay there": (0, 'assert near_prior["forgotten"] > 0.85'),
     "It is too wide": (0, "extremes > 0.95"),
     "worth more than twenty of the other": (1, "assert ratio > 20"),
     "agree to a thousandth of a nat": (1, "assert abs(loss_pyro - loss_plain) < 1e-3"),
