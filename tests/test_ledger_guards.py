@@ -375,6 +375,7 @@ def test_arithmetic_in_the_texts():
     assert 20 * 0.05 == 1 and math.exp(0.7) == pytest.approx(2, abs=0.02)
     assert math.exp(0.01) == pytest.approx(1.01, abs=1e-4)
     assert 1080 / 720 == 1920 / 1280 == 1.5 and 60 / 0.1 == 10 * 60
+    assert math.exp(-(4**2) / 2) == pytest.approx(3e-4, abs=0.5e-4)  # beyond radius 4 in the plane
     assert 500 * 2000 == 1e6 and round(0.05 * 1083) == 54
 
 
