@@ -138,8 +138,11 @@ def test_linear_elbo_touches_the_exact_log_likelihood_at_the_exact_posterior():
         error = draws.std(0) / len(draws) ** 0.5
         exact = nb.exact_log_likelihood(x, w, log_s)
         assert ((draws.mean(0) - exact).abs() < 5 * error).all()
+        assert torch.allclose(nb.linear_elbo_exact(x, w, v, log_s, log_sigma), exact)
         worse = torch.stack([nb.linear_elbo(x, w, 0 * v, log_s, log_sigma) for _ in range(400)])
         assert worse.mean() < exact.mean() - 1
+        closed = nb.linear_elbo_exact(x, w, 0 * v, log_s, log_sigma)
+        assert ((worse.mean(0) - closed).abs() < 6 * worse.std(0) / len(worse) ** 0.5).all()
     finally:
         torch.set_default_dtype(torch.float)
 
@@ -335,6 +338,14 @@ def test_check_says_what_is_wrong(name, number):
 @pytest.mark.parametrize("nonsense", NONSENSE)
 def test_check_survives_nonsense(name, nonsense):
     assert not getattr(checks, f"check_{name}")(nonsense)
+
+
+def test_continuous_bernoulli_integrates_to_one_also_far_out():
+    logits = torch.tensor([-200.0, -90.0, -1.0, -1e-5, 0.0, 1e-5, 1.0, 90.0, 200.0])
+    x = torch.linspace(0, 1, 200_001)[:, None, None]  # (points, 1, 1)
+    log_density = nb.solution_continuous_bernoulli(x, logits[:, None])  # (points, 9)
+    mass = torch.trapezoid(log_density.double().exp(), x[..., 0].double(), dim=0)
+    assert log_density.isfinite().all() and (mass - 1).abs().max() < 1e-3
 
 
 # The benchmark on all of MNIST: its parts on tiny data, and what its stored result must say
