@@ -97,7 +97,7 @@ def test_the_lead_of_the_flow_is_that_over_the_best_peer():
 
 def test_the_busy_machine_is_compared_with_one_thread_alone():
     runs = {"a, 1 thread": {"0": {"seconds": 10.0}}, "a, 2 threads": {"0": {"seconds": 6.0}},
-            "a, 2 threads, busy": {"0": {"seconds": 14.0}}}  # fmt: skip
+            "a, as shipped, busy": {"0": {"seconds": 14.0}}}  # fmt: skip
     assert report.slowdowns(runs) == {"a": [1.4]}
 
 

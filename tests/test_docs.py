@@ -9,12 +9,12 @@ import sys
 import tomllib
 from pathlib import Path
 
-import clean
 import jsonschema
 import nbformat
 import pytest
 import yaml
 
+import clean
 import links
 import notebooks as tool
 import spelling
