@@ -47,6 +47,7 @@ VALUES = {
     "wine artefact": (WINE, r"mean field +aleatoric × ([\d.]+ ± [\d.]+)"),
     "wine linear": (WINE, ROW.format("linear", 1)),
     "wine network": (WINE, ROW.format("mean field", 1)),
+    "wine gain": (WINE, r"(?m)^\| mean field \| linear \| [^|]+\| (\+[\d.]+ ± [\d.]+) \|"),
     "digits two": (DIGITS, r"this notebook, k = 2, in Pyro \| [^|]+ \| (-[\d.]+) \|"),
     "digits many": (DIGITS, r"this notebook, k = 32 \| [^|]+ \| (-[\d.]+) \|"),
     "digits bound": (DIGITS, r"this notebook, k = 32 \| [^|]+ \| -[\d.]+ \| (-[\d.]+) \|"),
