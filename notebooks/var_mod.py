@@ -21,15 +21,15 @@
 # | section | what happens | reading and doing (minutes) | computing on two CPU cores |
 # | --- | --- | --- | --- |
 # | 1 | digits without labels | 5 | seconds |
-# | 2 | an autoencoder | 10 | 3 s |
+# | 2 | an autoencoder | 10 | 10 s |
 # | 3 | a model with a latent variable | 10 | 1 s |
 # | 4 | the variational bound | 20 | seconds |
-# | 5 | where everything is known | 15 | 3 s |
+# | 5 | where everything is known | 15 | 5 s |
 # | 6 | the reparametrisation trick | 10 | seconds |
-# | 7 | the VAE in Pyro | 15 | 10 s |
+# | 7 | the VAE in Pyro | 15 | 20 s |
 # | 8 | what it learnt | 10 | seconds |
-# | 9 | how good is it? | 20 | 30 s |
-# | 10 | the dial β | 10 | 10 s |
+# | 9 | how good is it? | 20 | 60 s |
+# | 10 | the dial β | 10 | 20 s |
 # | 11 | partially labelled | 5 | seconds |
 # | 12 | a warning | 10 | 5 s |
 #
@@ -51,6 +51,7 @@ import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from IPython.display import Markdown, display
+from matplotlib.colors import ListedColormap
 from pyro.infer import SVI, TraceMeanField_ELBO
 from sklearn.linear_model import LogisticRegression
 from torch import nn
@@ -76,13 +77,14 @@ DIAL_STEPS = 600  # steps for each beta
 DIAL_DIGITS = 4000  # training digits for each beta
 LABELS = 100  # labelled digits in section 11
 LABEL_SEEDS = 5  # choices of the labelled digits
+ALARM_DIGITS = 6000  # training digits, ones left out, in section 12
 
 # %% slideshow={"slide_type": "subslide"}
 seed_everything(SEED)
 device = get_device(DEVICE)
 _ = set_threads(THREADS)
 use_course_style()
-plt.rcParams["figure.dpi"] = 80  # many pictures: keeps the file small
+plt.rcParams.update({"figure.dpi": 80, "axes.titlesize": 11})  # many pictures: a small file
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 1. Digits without labels
@@ -104,7 +106,7 @@ assert (n, d) == (16000, 784)
 # and 1 only. The digits are grey. Give grey pixels to a Bernoulli and the "likelihood" is no
 # density of anything. Pyro says so, as long as nobody switches its validation off:
 
-# %%
+# %% tags=["nbval-check-output"]
 try:
     dist.Bernoulli(probs=torch.tensor(0.4)).log_prob(torch.tensor(0.3))
     raise AssertionError("validation is switched off")
@@ -136,7 +138,7 @@ assert set(x_test.unique().tolist()) == {0.0, 1.0}
 fig, axes = plt.subplots(3, 1, figsize=(7, 2.8))
 versions = {"grey": grey_test, "thresholded": (grey_test > 0.5).float(), "sampled": x_test}
 for ax, (name, images) in zip(axes, versions.items(), strict=True):
-    plot_images(images[:14], rows=1, ax=ax).set_title(name, loc="left", fontsize=11)
+    plot_images(images[:14], rows=1, ax=ax).set_title(name, loc="left")
 
 # %% [markdown]
 # The same fourteen test digits three times. Sampling leaves the inside of a stroke alone and
@@ -147,7 +149,7 @@ for ax, (name, images) in zip(axes, versions.items(), strict=True):
 # the negative log likelihood of *every* model. At the other end stands a model that knows only how
 # often each pixel is black.
 
-# %%
+# %% tags=["nbval-check-output"]
 floor = dist.Bernoulli(grey_test).entropy().sum(-1).mean().item()
 frequency = grey_train.mean(0).clamp(1e-4, 1 - 1e-4)  # (d,)
 constant = dist.Bernoulli(frequency).log_prob(x_test).sum(-1).mean().item()
@@ -241,16 +243,26 @@ assert codes.shape == (2000, 2) and 110 < distortion < 165
 
 
 # %%
+# Ten colours that the colour-blind can tell apart, after Paul Tol.
+TEN = "#332288 #88CCEE #44AA99 #117733 #999933 #DDCC77 #CC6677 #882255 #AA4499 #888888"
+
+
 def plot_codes(z, labels, ax):
-    """Scatter the first 1,000 two-dimensional codes, one colour per digit."""
-    dots = ax.scatter(
-        *z[:1000].T.cpu(), c=labels[:1000], cmap="tab10", s=5, vmin=-0.5, vmax=9.5, rasterized=True
-    )
+    """Scatter the first 1,000 two-dimensional codes; a number stands amid each kind of digit."""
+    z, labels, colours = z[:1000].cpu(), labels[:1000], ListedColormap(TEN.split())
+    dots = ax.scatter(*z.T, c=labels, cmap=colours, s=5, vmin=-0.5, vmax=9.5, rasterized=True)
+    paper = {"facecolor": "white", "alpha": 0.7, "pad": 0.8, "linewidth": 0}
+    for digit in range(10):
+        middle = z[labels == digit].median(0).values
+        ax.text(*middle, str(digit), weight="bold", ha="center", va="center", bbox=paper)
     ax.set(xlabel="$z_1$", ylabel="$z_2$")
     plt.colorbar(dots, ax=ax, ticks=range(10), label="digit")
 
 
-low, high = codes.amin(0), codes.amax(0)
+# %%
+with torch.no_grad():
+    train_codes = encoder(binarise(grey_train))  # (16000, 2)
+low, high = train_codes.amin(0), train_codes.amax(0)
 random_codes = low + (high - low) * torch.rand(30, 2, device=device)
 with torch.no_grad():
     drawn = decoder(random_codes).sigmoid()
@@ -258,24 +270,23 @@ with torch.no_grad():
 # %% slideshow={"slide_type": "subslide"}
 fig, axes = plt.subplots(1, 2, figsize=(8.5, 3.4))
 plot_codes(codes, digits.y_test, axes[0])
-axes[0].plot(*random_codes.T.cpu(), "kx", label="random codes")
-axes[0].legend(loc="lower left", fontsize=9)
-title = "decoded random codes (pixel means)"
-_ = plot_images(drawn, rows=5, ax=axes[1]).set_title(title, fontsize=11)
+axes[0].plot(*random_codes.T.cpu(), "kx")
+axes[0].set_title("dots: test digits, crosses: random codes")
+_ = plot_images(drawn, rows=5, ax=axes[1]).set_title("decoded random codes (pixel means)")
 
 # %% [markdown]
 # Left: codes of the first thousand test digits. The digits do fall into groups, without any label.
-# Right: thirty codes drawn evenly over the box around all codes, decoded. Some are digits, mostly
-# of the two or three kinds whose codes take up much room. Many are smears or blends: the crosses
-# often land where no digit was ever encoded, and there the decoder was never trained. How much of
-# the box is such no-man's-land? Lay a grid of 20 × 20 cells over the box and count the cells
-# without any code of the 2,000 test digits.
+# Right: thirty codes drawn evenly over the box around all training codes, decoded. Some are digits,
+# mostly of the few kinds whose codes take up much room; most kinds hardly appear. Others are smears
+# or blends. The crosses often land where few or no digits were encoded, and nothing told the
+# decoder what to draw there. How much of the box is such no-man's-land? Lay a grid of 20 × 20 cells
+# over the box and count the cells without any code of the 16,000 training digits.
 
 # %%
-cell = ((codes - low) / (high - low) * 20).long().clamp(max=19)  # (n, 2), a 20 x 20 grid
+cell = ((train_codes - low) / (high - low) * 20).long().clamp(max=19).cpu()  # 20 x 20 cells
 empty = 1 - len(torch.unique(cell, dim=0)) / 400
-print(f"{empty:.0%} of the box holds no code of a test digit")
-assert empty > 0.2
+print(f"{empty:.0%} of the box holds no code of a training digit")
+assert 0.1 < empty < 0.9
 
 # %% [markdown]
 # An autoencoder compresses. To *draw*, we must know where codes live. So let us say it ourselves:
@@ -324,9 +335,10 @@ def log_normal(z):
 
 
 # %%
-z_true = torch.randn(32, dtype=torch.double, device=device)  # one position per row of lamps
+# Double precision, and so on the CPU: the GPUs of Apple do not have it.
+z_true = torch.randn(32, dtype=torch.double)  # one position per row of lamps
 lamps = binarise(lamp_logits(z_true).sigmoid())  # (32, LAMPS)
-grid = torch.linspace(-6, 6, 4001, dtype=torch.double, device=device)
+grid = torch.linspace(-6, 6, 4001, dtype=torch.double)
 log_joint = log_bernoulli(lamps[:, None], lamp_logits(grid).expand(32, -1, -1)) + log_normal(grid)
 log_exact = log_joint.logsumexp(-1) + math.log(12 / 4000)  # (32,), nats
 assert log_exact.shape == (32,) and (log_exact < 0).all()
@@ -341,7 +353,7 @@ assert log_exact.shape == (32,) and (log_exact < 0).all()
 # %%
 def brute_force(k, draws):
     """log of the mean over prior draws of p(x | z), for the first k rows of lamps as one image."""
-    z = torch.randn(draws, k, dtype=torch.double, device=device)
+    z = torch.randn(draws, k, dtype=torch.double)
     log_likelihood = log_bernoulli(lamps[:k], lamp_logits(z)).sum(-1)  # (draws,)
     return (log_likelihood.logsumexp(0) - math.log(draws)).item()
 
@@ -373,8 +385,8 @@ assert abs(missing[10_000][0]) < 0.1 and missing[10_000][-1] > 10
 assert missing[100][-1] > missing[10_000][-1]
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# In one dimension brute force is fine. In sixteen it misses more than a hundred nats, and a
-# hundredfold more draws only halve that. Almost every draw from the prior says "these lamps are
+# In one dimension brute force is fine. In sixteen it misses tens of nats or more, and a hundredfold
+# more draws are no cure. Almost every draw from the prior says "these lamps are
 # impossible"; the few $z$ that explain the image fill a share of the prior that shrinks
 # exponentially with $k$. The estimate needs draws from where the integrand lives: from the
 # **posterior** $p_\theta(z \mid x)$, which we do not have.
@@ -392,7 +404,8 @@ assert missing[100][-1] > missing[10_000][-1]
 # \; + \; \text{KL}\big(q(z)\,\|\,p_\theta(z \mid x)\big). $$
 #
 # *Derivation.* Write $\log p(x) = \log p(x, z) - \log p(z \mid x)$, add and subtract $\log q(z)$,
-# and take the expectation over $q$: the left side does not depend on $z$. $\square$
+# and take the expectation over $q$: the left side does not depend on $z$. Then split $\log p(x, z)
+# = \log p(x \mid z) + \log p(z)$; the second part joins $\log q(z)$ to the KL term. $\square$
 #
 # The last term is never negative, so the ELBO is a **lower bound** of the log likelihood. It is the
 # *free energy* of lectures 1–3. Raising it over $q$ closes the gap; raising it over $\theta$
@@ -496,7 +509,7 @@ location = grid[log_joint.argmax(-1)][:, None].clone().requires_grad_()  # (32, 
 log_scale = torch.full_like(location, -2.0).requires_grad_()
 adam = torch.optim.Adam([location, log_scale], 0.02)
 for _ in range(300):
-    z = location + log_scale.exp() * torch.randn(32, 64, dtype=torch.double, device=device)
+    z = location + log_scale.exp() * torch.randn(32, 64, dtype=torch.double)
     distortion = -log_bernoulli(lamps[:, None], lamp_logits(z)).mean(-1)
     rate = gaussian_kl(location, log_scale.exp())
     descend(adam, (distortion + rate).sum())
@@ -506,19 +519,17 @@ with torch.no_grad():
     log_q = dist.Normal(location, log_scale.exp()).log_prob(grid)  # (32, grid)
     elbo = (log_q.exp() * (log_joint - log_q)).sum(-1) * 12 / 4000  # (32,), no Monte Carlo
 gap = log_exact - elbo  # this is KL(q || posterior)
-fig, ax = plt.subplots(figsize=(5, 4))
-ax.plot(log_exact.cpu(), elbo.cpu(), "o")
-ax.plot([-16, -4], [-16, -4], "--", color=PALETTE["black"], label="ELBO = log p(x)")
-ax.set(xlabel="exact log p(x) (nats)", ylabel="ELBO (nats)")
-_ = ax.legend()
+fig, ax = plt.subplots(figsize=(5, 3.5))
+ax.semilogy(log_exact, gap.clamp(min=1e-6), "o")
+_ = ax.set(xlabel="exact log p(x) (nats)", ylabel="log p(x) − ELBO (nats)")
 
 # %%
 print(f"mean gap {gap.mean().item():.4f} nats, largest {gap.max().item():.4f}")
 assert gap.min() > -1e-6 and gap.mean() < 0.05
 
 # %% [markdown]
-# Each dot is one row of lamps. All lie on the line or below it: the ELBO is a bound, and here a
-# tight one, because the posterior of a position is nearly Gaussian. The gap is $\text{KL}(q \| p(z
+# Each dot is one row of lamps. No gap is negative: the ELBO is a bound, and here a tight one,
+# because the posterior of a position is nearly Gaussian. The gap is $\text{KL}(q \| p(z
 # \mid x))$ and nothing else, so it tells us how Gaussian the posterior is. Here we could compute
 # the expectation over $q$ on the grid, without noise. With an image and sixteen latents we cannot;
 # then the ELBO is itself a Monte Carlo estimate, but one with *small* variance, because $q$ looks
@@ -531,6 +542,9 @@ assert gap.min() > -1e-6 and gap.mean() < 0.05
 #
 # $$ z \sim N(0, I), \qquad x \mid z \sim N(W z + m, \ s^2 I), \qquad
 # q(z \mid x) = N\big(V (x - m),\ \text{diag}(z_\sigma^2)\big). $$
+#
+# Here $W$ is $(d, k)$, $V$ is $(k, d)$, $m$ is the mean of the data, and $s$ is the standard
+# deviation of the noise (in sections 5 and 6; elsewhere $s$ numbers draws).
 #
 # This model is **probabilistic principal component analysis** (Tipping and Bishop 1999). The
 # marginal is Gaussian, $x \sim N(m, W W^\top + s^2 I)$. So are the posterior,
@@ -549,10 +563,11 @@ assert gap.min() > -1e-6 and gap.mean() < 0.05
 # and above 1. The point of this section is the bound, not the model.) The numbers are log
 # *densities*, and so may be positive.
 
-# %%
+# %% tags=["nbval-check-output"]
 small = F.avg_pool2d(grey_train.view(-1, 1, 28, 28), 4).flatten(1)  # (n, 49)
 small = small - small.mean(0)  # m = 0 from here on
-eigenvalues = torch.linalg.eigvalsh(small.T.double() @ small.double() / n).flip(0)  # (49,)
+on_cpu = small.cpu().double()
+eigenvalues = torch.linalg.eigvalsh(on_cpu.T @ on_cpu / n).flip(0)  # (49,)
 noise = eigenvalues[2:].mean()  # s^2 at the optimum
 best = (
     -0.5 * (49 * math.log(2 * math.pi) + eigenvalues[:2].log().sum() + 47 * noise.log() + 49).item()
@@ -562,8 +577,9 @@ print(f"best possible mean log density: {best:.3f} nats per digit")
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # The linear VAE has four parameters: $W$, $V$, $\log s$ and $\log z_\sigma$. Its loss uses one draw
-# of $z$ per digit, like any VAE. **Predict first:** nobody tells the encoder that the best $V$ is
-# $M^{-1} W^\top$. Will it find it?
+# of $z$ per digit, like any VAE. To judge it we can do better: here the expectation over $q$ has a
+# closed form, because $E_q \|x - Wz\|^2 = \|x - W z_\mu\|^2 + \sum_{ji} W_{ji}^2 z_{\sigma,i}^2$.
+# **Predict first:** nobody tells the encoder that the best $V$ is $M^{-1} W^\top$. Will it find it?
 
 
 # %%
@@ -575,6 +591,14 @@ def linear_elbo(x, w, v, log_s, log_sigma):
     return log_likelihood - gaussian_kl(mu, sigma)
 
 
+def linear_elbo_exact(x, w, v, log_s, log_sigma):
+    """The same with the expectation over z in closed form: (n, d) -> (n,), nats."""
+    mu, sigma = x @ v.T, log_sigma.exp().expand(len(x), -1)  # (n, k)
+    square = (x - mu @ w.T).square().sum(-1) + (w * log_sigma.exp()).square().sum()  # (n,)
+    log_norm = 0.5 * x.shape[1] * (math.log(2 * math.pi) + 2 * log_s)
+    return -0.5 * square / (2 * log_s).exp() - log_norm - gaussian_kl(mu, sigma)
+
+
 def exact_log_likelihood(x, w, log_s):
     """log N(x; 0, W W^T + s^2 I): (n, d) -> (n,), nats."""
     covariance = w @ w.T + (2 * log_s).exp() * torch.eye(len(w), device=w.device)
@@ -584,26 +608,27 @@ def exact_log_likelihood(x, w, log_s):
 # %%
 w, v = 0.1 * torch.randn(49, 2, device=device), 0.1 * torch.randn(2, 49, device=device)
 linear = [w, v, torch.tensor(-1.0, device=device), torch.zeros(2, device=device)]
-linear = [part.requires_grad_() for part in linear]
+w, v, log_s, log_sigma = linear = [part.requires_grad_() for part in linear]
 adam = torch.optim.Adam(linear, fused=True)
 schedule = torch.optim.lr_scheduler.OneCycleLR(adam, 0.01, total_steps=LINEAR_STEPS)
 curve = {"ELBO": [], "exact log likelihood of this model": []}
-for step, x in enumerate(tqdm(minibatches(small, 500, LINEAR_STEPS), leave=False, mininterval=0.5)):
+batches = tqdm(minibatches(small, 500, LINEAR_STEPS), leave=False, mininterval=0.5)
+for step, x in enumerate(batches, 1):
     descend(adam, -linear_elbo(x, *linear).mean())
     schedule.step()
-    if step % 50 == 0 or step == LINEAR_STEPS - 1:
+    if step % 50 == 0:
         with torch.no_grad():
-            curve["ELBO"].append(linear_elbo(small, *linear).mean().item())
-            exact = exact_log_likelihood(small, w, linear[2]).mean().item()
-            curve["exact log likelihood of this model"].append(exact)
+            reached = linear_elbo_exact(small, *linear).mean().item()
+            exact = exact_log_likelihood(small, w, log_s).mean().item()
+        for values, value in zip(curve.values(), (reached, exact), strict=True):
+            values.append(value)
 
 # %%
 with torch.no_grad():
-    reached = torch.stack([linear_elbo(small, *linear).mean() for _ in range(50)])
-    exact = exact_log_likelihood(small, w, linear[2]).mean().item()
-reached, error = (value.item() for value in mean_and_error(reached))
-print(f"ELBO {reached:.3f} ± {error:.3f} <= log likelihood {exact:.3f} <= best {best:.3f} nats")
-assert reached <= exact + 5 * error and exact <= best + 1e-3
+    reached = linear_elbo_exact(small, *linear).mean().item()
+    exact = exact_log_likelihood(small, w, log_s).mean().item()
+print(f"ELBO {reached:.4f} <= log likelihood {exact:.4f} <= best {best:.4f} nats")
+assert reached <= exact + 1e-3 and exact <= best + 1e-3
 assert best - reached < 0.05
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
@@ -612,10 +637,10 @@ assert best - reached < 0.05
 
 # %%
 with torch.no_grad():
-    m = w.T @ w + (2 * linear[2]).exp() * torch.eye(2, device=device)  # (k, k)
-    covariance = (2 * linear[2]).exp() * torch.linalg.inv(m)
-    exact_mean = small @ torch.linalg.solve(m, w.T).T  # (n, k)
-    guide_mean, guide_sd = small @ v.T, linear[3].exp()
+    big_m = w.T @ w + (2 * log_s).exp() * torch.eye(2, device=device)  # M, (k, k)
+    covariance = (2 * log_s).exp() * torch.linalg.inv(big_m)
+    exact_mean = small @ torch.linalg.solve(big_m, w.T).T  # (n, k)
+    guide_mean, guide_sd = small @ v.T, log_sigma.exp()
 mean_error = (guide_mean - exact_mean).square().mean().sqrt().item()
 exact_sd = covariance.diagonal().sqrt()
 print("standard deviations: guide", guide_sd.cpu().numpy().round(3))
@@ -666,7 +691,7 @@ checks.check_ppca_posterior(my_ppca_posterior)
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# `torch.linalg.solve(m, w.T)` is $M^{-1} W^\top$, a `(k, d)` matrix. Your data are *rows*.
+# `torch.linalg.solve(big_m, w.T)` is $M^{-1} W^\top$, a `(k, d)` matrix. Your data are *rows*.
 #
 # </details>
 
@@ -674,8 +699,8 @@ checks.check_ppca_posterior(my_ppca_posterior)
 # %% tags=["solution"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # Solution
 def solution_ppca_posterior(x, w, s):
-    m = w.T @ w + s**2 * torch.eye(w.shape[1], dtype=w.dtype)
-    return torch.cat([x @ torch.linalg.solve(m, w.T).T, s**2 * torch.linalg.inv(m)])
+    big_m = w.T @ w + s**2 * torch.eye(w.shape[1], dtype=w.dtype)
+    return torch.cat([x @ torch.linalg.solve(big_m, w.T).T, s**2 * torch.linalg.inv(big_m)])
 
 
 assert checks.check_ppca_posterior(solution_ppca_posterior)
@@ -719,7 +744,7 @@ def gradients(x, w, s, mu, sigma, draws):
 
 
 # %% slideshow={"slide_type": "subslide"}
-w_fit, s_fit = w.detach(), linear[2].detach().exp()
+w_fit, s_fit = w.detach(), log_s.detach().exp()
 mu = guide_mean[0]
 estimates = gradients(small[0], w_fit, s_fit, mu, guide_sd, 20_000)
 exact_gradient = w_fit.T @ (small[0] - w_fit @ mu) / s_fit**2
@@ -731,24 +756,33 @@ for name, values in estimates.items():
     print(f"{name:26s} standard deviation of one draw {spread[name]:8.1f}")
 
 # %%
+sizes = torch.tensor([1, 10, 100, 1000])
 fig, ax = plt.subplots()
-draws = torch.logspace(0, 4, 20)
-for name, sd in spread.items():
-    ax.loglog(draws, sd / draws.sqrt(), label=name)
-ax.set(xlabel="draws $S$", ylabel="standard error of the gradient")
+for name, values in estimates.items():
+    means = [values.view(-1, size, 2).mean(1) for size in sizes]  # disjoint groups of draws
+    measured = torch.stack([mean.std(0).norm() for mean in means]).cpu()
+    (line,) = ax.loglog(sizes, spread[name] / sizes.sqrt(), label=name)
+    ax.loglog(sizes, measured, "o", color=line.get_color())
+    ratio = measured * sizes.sqrt() / spread[name]
+    assert ((0.5 < ratio) & (ratio < 2)).all(), name
+ax.set(xlabel="draws $S$", ylabel="standard deviation of the mean gradient")
 _ = ax.legend()
 
 # %% slideshow={"slide_type": "subslide"}
 ratio = (spread["score function"] / spread["reparametrised"]) ** 2
 ratio_baseline = (spread["score function, baseline"] / spread["reparametrised"]) ** 2
-print(f"one reparametrised draw is worth {ratio:.0f} (with baseline {ratio_baseline:.1f}) draws")
+print(f"one reparametrised draw is worth {ratio_baseline:.1f} draws of the score function with")
+print(f"a baseline, and {ratio:.0f} without")
 assert ratio > 20 and ratio_baseline > 1
 
 # %% [markdown]
-# All three lines fall like $1/\sqrt{S}$, and all three estimators pass the test of the exact
-# gradient. The distance between the lines is the price of ignoring the slope. This is a friendly
-# case with $k = 2$: the gap widens with $k$. For discrete $z$, where there is no slope, the score
-# function remains useful.
+# The dots are measured: the standard deviation of means over separate groups of $S$ draws. The
+# lines are theory, $1/\sqrt{S}$ times the spread of one draw, and the dots follow them. All three
+# estimators also pass the test of the exact gradient. The distance between the lines is the price
+# of ignoring the slope. The number *with* a baseline is the fair one. The number without means
+# little: it changes if grey values are counted from 0 to 255, which adds a constant to $f$. This is
+# a friendly case with $k = 2$: the gap widens with $k$. For discrete $z$, where there is no slope,
+# the score function remains useful.
 #
 # ### Exercise 3: write `reparametrise` (5 minutes)
 # Given `mu` and `log_sigma` `(n, k)` and noise `eps` `(s, n, k)`, return `z` `(s, n, k)`.
@@ -845,13 +879,15 @@ assert trace.nodes["z"]["log_prob"].shape == (5,)  # one number per image
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # `SVI` estimates the gradient of the ELBO and takes a step. `TraceMeanField_ELBO` uses the closed
 # form of the rate where both sides are Gaussian; the default `Trace_ELBO` estimates it with the
-# same draw, equally right on average but noisier. The loss is a *sum* over the batch, so we divide
-# by the number of images: nats per image.
+# same draw: equally right on average, noisier far from the posterior, and less noisy when $q$ is
+# nearly exact. The loss is a *sum* over the batch, so we divide by the number of images: nats per
+# image.
 #
-# No factor $N/B$ appears here, unlike in the notebook on Bayesian networks. There, weights have a
-# prior that must be balanced against all the data. Here, every latent belongs to one image, and the
-# weights $\theta, \phi$ are plain parameters: scaling the loss would not move its optimum.
-# **Predict first:** which curve will be higher during the first epochs, training or validation?
+# No factor $N/B$ ($N$ data, $B$ of them in a batch) appears here, unlike in the notebook on
+# Bayesian networks. There, weights have a prior that must be balanced against all the data. Here,
+# every latent belongs to one image, and the weights $\theta, \phi$ are plain parameters: scaling
+# the loss would not move its optimum. **Predict first:** which curve will be higher during the
+# first epochs, training or validation?
 
 # %%
 svi = SVI(model, guide, pyro.optim.Adam({"lr": 3e-3, "fused": True}), TraceMeanField_ELBO())
@@ -868,15 +904,18 @@ for _ in tqdm(range(PYRO_EPOCHS), leave=False, mininterval=0.5):
 flat_elbo = -svi.evaluate_loss(flat, x_test, 2) / len(x_test)
 print(f"test ELBO {flat_elbo:.1f} nats per image; last training batch {-losses[-1]:.1f}")
 assert -160 < flat_elbo < -138
+assert history["training"][0] < history["validation"][0]
+assert history["training"][-1] > history["validation"][-1]
 ax = plot_loss(history, xlabel="epoch", ylabel="ELBO (nats per image)")
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # The validation curve lies above the training curve at first, not because validation digits are
 # easier, but because the training value is an average over an epoch in which the weights were still
-# improving. Two numbers per image are all that a plane has room for, and still the ELBO climbs by
-# tens of nats above the pixel frequencies. The last *batch* of training is printed for a reason:
-# many tutorials report it as their result. It is noisy, and it is not about new images. Only the
-# test ELBO counts, over the whole test set.
+# improving. Towards the end it is the other way round. The model knows its training digits better
+# than new ones: it begins to overfit. Two numbers per image are all that a plane has room for, and
+# still the ELBO climbs by tens of nats above the pixel frequencies. The last *batch* of training is
+# printed for a reason: many tutorials report it as their result. It is noisy, and it is not about
+# new images. Only the test ELBO counts, over the whole test set.
 #
 # ### The same in ten lines of PyTorch
 # Nothing is magic here. This is the whole step, with the same arithmetic:
@@ -897,7 +936,7 @@ def plain_step(vae, x, optimiser):
 
 
 # %%
-x = x_test[:200]
+x = x_val[:200]
 twin = copy.deepcopy(flat)
 seed_everything(SEED)
 loss_pyro = svi.evaluate_loss(flat, x, 2) / len(x)
@@ -908,10 +947,10 @@ assert abs(loss_pyro - loss_plain) < 1e-3
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # The same noise, the same loss. What Pyro buys is that model and guide can be *changed* without
-# deriving the loss again. What the plain form buys is speed; we use it from here on.
+# deriving the loss again. What the plain form buys is less overhead; we use it from here on.
 #
 # ### Exercise 4: find the bug (15 minutes)
-# This loss comes from a popular tutorial. It trains without any warning, reports "0.26" and draws
+# Losses like this are easy to find. It trains without any warning, reports "0.26" and draws
 # the same grey blob every time. Find out why, and write `my_vae_loss`: the mean over the batch of
 # distortion + rate, in nats per image.
 #
@@ -955,6 +994,24 @@ def solution_vae_loss(x, logits, mu, sigma):
 
 assert checks.check_vae_loss(solution_vae_loss)
 
+# %% [markdown] slideshow={"slide_type": "subslide"}
+# A related slip is to write down a Bernoulli and to train with a squared error. A squared error is
+# a likelihood too, but another one: up to a constant it is $-\log$ of a Gaussian density. Its sum
+# over pixels belongs to $\sigma^2 = \frac12$. Scripts that minimise $1000 \cdot \text{MSE} +
+# \text{KL}$, with the mean over $d = 784$ pixels, have fixed $\sigma^2 = d / 2000$ without saying
+# so:
+
+# %% tags=["nbval-check-output"]
+rebuilt, variance = 0.9 * grey_test[:50] + 0.05, d / 2000
+loss = 1000 * (grey_test[:50] - rebuilt).square().mean(-1)  # (50,)
+log_density = dist.Normal(rebuilt, variance**0.5).log_prob(grey_test[:50]).sum(-1)
+left_out = 0.5 * d * math.log(2 * math.pi * variance)
+print(f"variance {variance:.3f}; constant left out of the loss: {left_out:.1f} nats per image")
+assert torch.allclose(loss + left_out, -log_density, rtol=1e-4)
+
+# %% [markdown]
+# The loss and the stated likelihood must belong together. Only then is the number an ELBO.
+
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 8. What it learnt
 # **Question:** is the plane of codes now one we can draw from? The prior is $N(0, I)$. So take a
@@ -972,28 +1029,39 @@ with torch.no_grad():
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(8.5, 4))
-plot_images(manifold, rows=12, ax=axes[0]).set_title("decoded plane (pixel means)", fontsize=11)
+plot_images(manifold, rows=12, ax=axes[0]).set_title("decoded plane (pixel means)")
 plot_codes(z_test, digits.y_test, axes[1])
 for radius in (1, 2):
     axes[1].add_patch(plt.Circle((0, 0), radius, fill=False, linestyle="--"))
+edge = quantile[-1].item()
+axes[1].add_patch(plt.Rectangle((-edge, -edge), 2 * edge, 2 * edge, fill=False))
 _ = axes[1].set(title="draws from q(z | x), test digits", aspect="equal")
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# Left: the plane is full of digits, and between two kinds lies a plausible blend. Right: one draw
-# from $q(z \mid x)$ for each test digit. The dashed circles are one and two standard deviations of
-# the prior. No islands far out, few holes: compare the box of the autoencoder.
+# Left: the plane is full of digits, and between two kinds lies a plausible blend. $z_1$ grows to
+# the right and $z_2$ upwards, over the square that is drawn in the picture on the right. Right: one
+# draw from $q(z \mid x)$ for each of a thousand test digits. The dashed circles are one and two
+# standard deviations of the prior. Around the origin there are few holes: compare the box of the
+# autoencoder.
 #
-# The cloud on the right is the **aggregate posterior** $q(z) = \frac1n \sum_i q(z \mid x_i)$. To
-# draw new digits from the prior is only right if the two agree. The rate pulls them together:
+# The cloud on the right is the **aggregate posterior** $\bar q(z) = \frac1n \sum_i q(z \mid x_i)$.
+# To draw new digits from the prior is only right if the two agree. The rate pulls them together:
 
 # %%
 aggregate_mean, aggregate_sd = z_test.mean(0), z_test.std(0)
+far = (z_test.norm(dim=-1) > 4).float().mean().item()
 print("aggregate posterior: mean", aggregate_mean.cpu().numpy().round(2), "standard deviation",
       aggregate_sd.cpu().numpy().round(2))  # fmt: skip
+print(f"beyond radius 4: {far:.2%} of the draws, {math.exp(-8):.2%} of the prior")
 assert aggregate_mean.abs().max() < 0.35 and ((0.7 < aggregate_sd) & (aggregate_sd < 1.4)).all()
+assert 0.002 < far < 0.05
 
 # %% [markdown]
-# Move through the plane yourself (the picture on the left above shows all of it at once):
+# The means nearly agree, and so do the standard deviations. But the cloud has arms that reach
+# beyond radius 4, where the prior puts 3 points in 10,000. Prior and aggregate posterior are close,
+# not equal: that is part of every generated picture's faults.
+#
+# Move through the plane yourself (the picture on the left above shows its middle all at once):
 
 
 # %%
@@ -1002,7 +1070,7 @@ def explore(z1, z2):
     with torch.no_grad():
         image = flat.decoder(torch.tensor([[z1, z2]], device=device)).sigmoid()
     plt.figure(figsize=(2, 2))
-    plot_images(image, rows=1).set_title(f"z = ({z1:.1f}, {z2:.1f})", fontsize=11)
+    plot_images(image, rows=1).set_title(f"z = ({z1:.1f}, {z2:.1f})")
     plt.show()
 
 
@@ -1024,14 +1092,16 @@ _ = ipywidgets.interact(
 # $$ L_K = E\Big[\log \frac1K \sum_{s=1}^{K} w_s \Big], \qquad
 # w_s = \frac{p_\theta(x \mid z_s)\, p(z_s)}{q_\phi(z_s \mid x)} . $$
 #
-# Here $K$ counts draws, as in the paper (Burda et al. 2016); the latent dimension is the small
-# $k$. $L_1$ is the ELBO. On average every further draw raises the bound, and
-# $L_K \to \log p_\theta(x)$. This is the brute force of section 3 with draws from the right place.
+# Here $K$ counts draws, as in the paper (Burda et al. 2016); the latent dimension is the small $k$.
+# $L_1$ is the ELBO. On average every further draw raises the bound, and $L_K \to \log p_\theta(x)$.
+# This is the brute force of section 3 with draws from the right place.
 #
-# Why a bound? By Jensen's inequality, the logarithm of an average is at least the average of the
-# logarithms, and an average of more weights fluctuates less. When all weights are equal, $q$ *is*
-# the posterior, and one draw gives the exact answer. So the distance between $L_1$ and $L_{500}$
-# also tells how far $q$ is from the posterior.
+# Why a bound? Each weight has the mean $E_q[w_s] = \int p(x \mid z)\, p(z)\, dz = p(x)$, so by
+# Jensen's inequality $L_K = E[\log \text{average}] \le \log E[\text{average}] = \log p(x)$. An
+# average of more weights fluctuates less, which closes the gap. When all weights are equal, $q$
+# *is* the posterior, and one draw gives the exact answer. So the distance between $L_1$ and
+# $L_{500}$ is at most, and nearly, the distance $\text{KL}(q(z) \| p(z \mid x))$ of $q$ from the
+# posterior.
 #
 # ### Exercise 5: write the importance-weighted bound (15 minutes)
 # Given `log_joint` = $\log p(x, z_s)$ and `log_q` = $\log q(z_s \mid x)$, both `(s, n)`, return the
@@ -1167,8 +1237,7 @@ def draw_images(vae, n, seed, means):
 #   drives latents to the prior, where they may stay.
 # - **A one-cycle learning rate**: up to 0.003, then down to almost zero.
 # - **A warm-up**: over the first half of the steps the price of the rate rises from 0 to 1.
-#   Otherwise latents switch off before the decoder has learnt to use them, and stay off (section
-#   10). A shorter warm-up was worse when we tried it.
+#   Otherwise latents can switch off before the decoder has learnt to use them.
 # - **Fresh binarisation** of grey pixels in each batch. Binary data is left as it is.
 # - **Validation** twenty times; the weights with the best validation score are kept.
 
@@ -1233,9 +1302,10 @@ display(Markdown(head + "\n".join(lines).replace("nan", "–")))
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # All rows: MNIST test digits with **sampled binarisation**, nats per image (ours: all 2,000 bundled
 # test digits; published: all 10,000, bound with 5,000 draws). The published models saw more digits.
-# `benchmarks/vae_full.py` repeats our fit with 50,000 digits; its stored result stands beside it. A
-# bound computed with more draws is higher, so even the two right-hand columns of two papers compare
-# only if $K$ is the same.
+# `benchmarks/vae_full.py` repeats our fit with 50,000 digits, a wider network and more steps. In 26
+# minutes on a shared machine it reached a test ELBO of −90.3 nats and a bound of −86.3 with 500
+# draws. A bound computed with more draws is higher, so bounds of two papers compare only if $K$ is
+# the same.
 
 # %%
 fig, ax = plt.subplots(figsize=(6, 3.5))
@@ -1281,14 +1351,14 @@ amortised = elbo_of(*start, few)
 individual = elbo_of(own[0].detach(), own[1].detach().exp(), few)
 gain, gain_error = mean_and_error(individual - amortised)
 total = vae.bound(few, 500).mean() - amortised.mean()
-print(f"gap {total:.2f} nats, of which amortisation {gain:.2f} ± {gain_error:.2f}")
-assert 0 < gain < total
+print(f"gap at least {total:.2f} nats, of which amortisation {gain:.2f} ± {gain_error:.2f}")
+assert total / 2 < gain < total
 
 # %% [markdown]
-# More than half of the gap on new digits is amortisation: the encoder, not the Gaussian, is the
-# weak part (Cremer et al. 2018). Two remedies follow from the diagnosis: a better encoder, or a few
-# gradient steps per image when a single image matters. A more flexible $q$ could remove at most the
-# rest.
+# More than half of the gap on new digits, as far as 500 draws show it, is amortisation: the
+# encoder, not the Gaussian, is the weak part (Cremer et al. 2018). Two remedies follow from the
+# diagnosis: a better encoder, or a few gradient steps per image when a single image matters. With
+# this decoder, a more flexible $q$ could close what is left.
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ### Which latents work?
@@ -1339,9 +1409,12 @@ def active_units(vae, x):
 
 active = active_units(vae, x_test)
 print(f"{active} of {LATENT} latents are active")
-assert 12 <= active <= LATENT
+assert 12 <= active < LATENT
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
+# The other latents are switched off: for every image $q(z_i \mid x)$ is nearly the prior, which
+# costs no rate and tells the decoder nothing. The model decided itself how many latents it needs.
+#
 # ### Look at the images
 # Three kinds of pictures are easily confused, and often are: the **mean** of the pixels given a
 # code, a binary **sample** of the pixels, and a **reconstruction**, which has seen the image it
@@ -1352,7 +1425,8 @@ with torch.no_grad():
     mu, sigma = vae.posterior(x_test[:14])
     rebuilt = vae.decoder(mu + sigma * torch.randn_like(mu)).sigmoid()
 means, samples = vae.sample(14, seed=SEED, means=True), vae.sample(14, seed=SEED)
-nearest = torch.cdist(means, grey_train).argmin(-1)  # (14,)
+distance, nearest = torch.cdist(means, grey_train).min(-1)  # both (14,)
+assert distance.min() > 1  # not a copy; pixels lie between 0 and 1
 panels = {
     "test digits": x_test[:14],
     "their reconstructions (means)": rebuilt,
@@ -1364,13 +1438,13 @@ panels = {
 # %% slideshow={"slide_type": "subslide"}
 fig, axes = plt.subplots(5, 1, figsize=(7, 4.9))
 for ax, (name, images) in zip(axes, panels.items(), strict=True):
-    plot_images(images, rows=1, ax=ax).set_title(name, loc="left", fontsize=11)
+    plot_images(images, rows=1, ax=ax).set_title(name, loc="left")
 
 # %% [markdown]
-# Reconstructions keep the identity of most digits. The generated images are digits for the most
-# part, with some blends that no hand has written. The nearest training digits resemble them without
-# being equal: the model has not just memorised. The binary samples look ragged, as the data of
-# section 1 do, because each pixel is drawn on its own.
+# Reconstructions keep the identity of most digits. Some of the generated images are clear digits;
+# the others are blends that no hand has written. None is a copy of its nearest training digit, so
+# there is no sign of memorising, which is not a proof. The binary samples look ragged, as the data
+# of section 1 do, because each pixel is drawn on its own.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 10. The dial β
@@ -1393,8 +1467,10 @@ axes[0].plot(rates, distortions, "o-")
 for beta, (distortion, rate) in points.items():
     axes[0].annotate(f"β = {beta:g}", (rate, distortion), (6, 4), textcoords="offset points")
 axes[0].set(xlabel="rate (nats)", ylabel="distortion (nats)")
-axes[1].semilogx(DIAL, [-sum(pair) for pair in points.values()], "o-", label="ELBO")
-axes[1].set(xlabel="β", ylabel="test ELBO (nats per image)")
+axes[0].margins(0.18)  # room for the words
+axes[1].semilogx(DIAL, [-sum(pair) for pair in points.values()], "o-")
+axes[1].set_xlabel("β")
+axes[1].set_ylabel("test ELBO (nats per image)", color=PALETTE["blue"])
 twin_axis = axes[1].twinx()
 twin_axis.plot(DIAL, list(units.values()), "s--", color=PALETTE["orange"])
 twin_axis.set_ylabel("active units", color=PALETTE["orange"])
@@ -1410,11 +1486,11 @@ assert max(points, key=lambda beta: -sum(points[beta])) == 1.0
 assert units[DIAL[-1]] < units[1.0]
 
 # %% [markdown]
-# Read the left picture from the lower right to the upper left. There, codes are long and the
-# decoder has little left to say; here, codes are short and the decoder has to guess. The two ends
-# are known: with no code at all the distortion is that of the pixel frequencies, 206 nats, and with
-# a code that holds every pixel it would be 0. Only the sum of both can never fall below the noise
-# of the binarisation, 46 nats.
+# Read the left picture from the lower right to the upper left. At the lower right, codes are long
+# and the decoder has little left to say; at the upper left, codes are short and the decoder has to
+# guess. The two ends are known: with no code at all the distortion is that of the pixel
+# frequencies, 206 nats, and with a code that holds every pixel it would be 0. Only the sum of both
+# can never fall below the noise of the binarisation, 46 nats.
 #
 # A model is free to move along this rate–distortion curve, and β decides where it stops: at the
 # point where one more nat of rate saves just β nats of distortion. The printed slopes show it:
@@ -1434,8 +1510,8 @@ assert units[DIAL[-1]] < units[1.0]
 # mean over 784 pixels with a sum over latents is nothing but $\beta = 784$.
 
 # %%
-collapsed = fit_vae(grey_train[:DIAL_DIGITS], x_val, beta=784.0, **setting)
-for name, m in {"β = 784 (mean over pixels)": collapsed, "β = 1": dial[1.0]}.items():
+collapsed = fit_vae(grey_train[:DIAL_DIGITS], x_val, beta=d, **setting)
+for name, m in {f"β = {d} (mean over pixels)": collapsed, "β = 1": dial[1.0]}.items():
     distortion, rate = (term.mean().item() for term in m.terms(x_test))
     units_on = active_units(m, x_test)
     print(f"{name:27s} 'loss per pixel' {distortion / d:.3f}, rate {rate:5.2f}, "
@@ -1449,12 +1525,13 @@ for ax, (name, m) in zip(axes, {"collapsed": collapsed, "cured": dial[1.0]}.item
     plot_images(drawn, rows=1, ax=ax).set_title(f"{name}: generated (means)", loc="left")
 
 # %% [markdown]
-# The pictures of the collapsed model are all the same blob; those of the cured one are digits. But
-# nothing crashed. The first number, the loss per pixel that such a script prints, is small and
-# looks as if something had been learnt. Rate and active units detect the collapse at once. The cure
-# here is the right loss. Where collapse comes with the *right*
-# loss (powerful decoders, a start that is too eager to please the prior), raise β from 0 to 1 over
-# the first epochs, and start the decoder's bias at the pixel frequencies.
+# The pictures of the collapsed model are all the same blob; those of the cured one vary, and many
+# are digits. But nothing crashed. The first number, the loss per pixel that such a script prints,
+# is small and looks as if something had been learnt. Rate and active units detect the collapse at
+# once. The cure here is the right loss. Collapse can also come with the *right* loss: a powerful
+# decoder does without codes, or the rate wins before the decoder has learnt anything. That is not
+# shown here. What helps then is a warm-up, β raised from 0 to 1 over the first epochs, and a
+# decoder whose bias starts at the pixel frequencies. `fit_vae` has both.
 #
 # ### Exercise 7: grey pixels done right (20 minutes)
 # A density on grey pixels is possible: the **continuous Bernoulli** (Loaiza-Ganem and Cunningham
@@ -1488,7 +1565,8 @@ checks.check_continuous_bernoulli(my_continuous_bernoulli)
 # <details><summary>Hint 3</summary>
 #
 # For $l$ near 0 the fraction is $0/0$. Use the series $1 + l/2$ where $|l| < 10^{-3}$, with
-# `torch.where`; inside, replace such $l$ by a harmless number first.
+# `torch.where`; inside, replace such $l$ by a harmless number first. And $e^l$ overflows for large
+# $l$: take it out of the logarithm, $\log\frac{e^l - 1}{l} = l + \log\frac{1 - e^{-l}}{l}$.
 #
 # </details>
 
@@ -1498,7 +1576,9 @@ checks.check_continuous_bernoulli(my_continuous_bernoulli)
 def solution_continuous_bernoulli(x, logits):
     small = logits.abs() < 1e-3
     safe = torch.where(small, torch.ones_like(logits), logits)
-    log_integral = torch.where(small, logits / 2, (safe.expm1() / safe).log())
+    size = safe.abs()  # log((e^l - 1) / l) = max(l, 0) + log((1 - e^-|l|) / |l|)
+    large = safe.clamp(min=0) + ((-size).expm1().neg() / size).log()
+    log_integral = torch.where(small, logits / 2, large)
     return (logits * x - log_integral).sum(-1)
 
 
@@ -1509,21 +1589,29 @@ assert checks.check_continuous_bernoulli(solution_continuous_bernoulli)
 # **Question:** 16,000 images, but only 100 labels. Does it help to have learnt from the other
 # images? Train the same linear classifier on the same 100 digits, ten of each kind, with three
 # kinds of input: the pixels, the 32 posterior means (the codes), and the last hidden layer of the
-# encoder, from which the codes are computed. Repeat with five choices of the hundred. **Predict
-# first:** which of the three wins?
+# encoder, from which the codes are computed. Repeat with five choices of the hundred. The
+# classifier has a penalty on its weights, and a penalty depends on the scale of the input. So each
+# kind of input is centred and divided by *one* number, such that its mean squared length is 1.
+# **Predict first:** which of the three wins?
 
 # %%
 with torch.no_grad():
     codes = [vae.posterior(x)[0].cpu() for x in (grey_train, grey_test)]
     hidden = [vae.encoder[:-1](x).cpu() for x in (grey_train, grey_test)]  # (n, 400)
 inputs = {"pixels": (grey_train.cpu(), grey_test.cpu()), "codes": codes, "hidden layer": hidden}
+for name, (train, test) in inputs.items():
+    middle = train.mean(0)
+    length = (train - middle).square().sum(-1).mean().sqrt()
+    inputs[name] = (train - middle) / length, (test - middle) / length
+
+# %%
 accuracy = {name: [] for name in inputs}
 for seed in range(LABEL_SEEDS):
     order = torch.randperm(n, generator=torch.Generator().manual_seed(1000 * SEED + seed))
     kinds = digits.y_train[order]
     chosen = torch.cat([order[kinds == digit][: LABELS // 10] for digit in range(10)])
     for name, (train, test) in inputs.items():
-        classifier = LogisticRegression(C=0.1, max_iter=2000)
+        classifier = LogisticRegression(C=10, max_iter=2000)
         classifier.fit(train[chosen].numpy(), digits.y_train[chosen].numpy())
         accuracy[name].append(classifier.score(test.numpy(), digits.y_test.numpy()))
 
@@ -1544,19 +1632,20 @@ for place, values in enumerate(accuracy.values()):
     ax.plot(values, [place] * len(values), "o", alpha=0.7)
 ax.set(xlabel="share of test digits right", yticks=range(3), yticklabels=list(accuracy))
 ax.set_ylim(-0.5, 2.5)
-_ = ax.set_title(f"one dot per choice of {LABELS} labels", fontsize=11)
+_ = ax.set_title(f"one dot per choice of {LABELS} labels")
 
 # %% [markdown]
 # Guessing scores 10 %. The unlabelled digits do help, but not where most people look. The *codes*
 # are no better for a linear classifier than plain pixels: they are made to carry everything about
 # the image in few nats, and the slant and the width of a stroke cost as many nats as its meaning.
-# The kind of digit is in there, but not along straight lines. The *hidden layer* below, wider and
-# not squeezed, holds the same learnt features in an easier form, and it wins.
+# The kind of digit is in there, but not along straight lines. The *hidden layer* before them, wider
+# and not squeezed, holds the same learnt features in an easier form, and it wins.
 #
-# One dot is one choice of labels. The choice alone moves the result by a few per cent, which is why
-# one seed proves nothing and why the difference is taken *pair by pair*. The classifier and its
-# penalty are the same for all three. Semi-supervised VAEs go further and put the label into the
-# model, as a latent that is sometimes observed (Kingma et al. 2014).
+# One dot is one choice of labels. The choice alone moves the result by several percentage points,
+# which is why one seed proves nothing and why the difference is taken *pair by pair*. The ± covers
+# only this choice: all dots share one trained VAE. The classifier and its penalty are the same for
+# all three. Semi-supervised VAEs go further and put the label into the model, as a latent that is
+# sometimes observed (Kingma et al. 2014).
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 12. A warning
@@ -1580,8 +1669,9 @@ scores = {name: vae.elbo(images).cpu() for name, images in strange.items()}
 fig, ax = plt.subplots()
 for place, values in enumerate(scores.values()):
     ax.plot(values, place + 0.3 * (torch.rand(len(values)) - 0.5), ".", alpha=0.2, rasterized=True)
-ax.set(xlabel="ELBO (nats)", yticks=range(4), yticklabels=list(scores), xlim=(-1500, 20))
-_ = ax.set_title("to the right: 'more likely than digits'", fontsize=11)
+ax.set_xscale("symlog", linthresh=100)
+ax.set(xlabel="ELBO (nats, logarithmic)", yticks=range(4), yticklabels=list(scores), xlim=(-2e4, 0))
+_ = ax.set_title("to the right: 'more likely than digits'")
 
 
 # %%
@@ -1598,15 +1688,16 @@ assert works["shuffled"] > 0.99
 assert 0.35 < works["lower half erased"] < 0.75
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# Inverted and shuffled digits are detected without fail (the inverted ones lie far to the left of
-# the picture). But for digits cut in half the alarm is little better than a coin, although no
-# training image looked like that. What is missing costs nothing: likelihood rewards images that are
-# *simple*, and simple is not the same as usual. It can be worse than a coin. Leave the ones out of
-# the training set and ask for them. **Predict first:** will the model be surprised?
+# Inverted and shuffled digits are detected without fail. But for digits cut in half the alarm is
+# little better than a coin, although no training image looked like that. What is missing costs
+# nothing: likelihood rewards images that are *simple*, and simple is not the same as usual. It can
+# be worse than a coin. Leave the ones out of the training set and ask for them. **Predict first:**
+# will the model be surprised?
 
 # %%
-keep = digits.y_train[:6000] != 1
-without_ones = fit_vae(grey_train[:6000][keep.to(device)], x_val, **setting)
+keep = (digits.y_train[:ALARM_DIGITS] != 1).to(device)
+keep_val = (digits.y_val != 1).to(device)  # the weights are chosen without ones, too
+without_ones = fit_vae(grey_train[:ALARM_DIGITS][keep], x_val[keep_val], **setting)
 ones = digits.y_test == 1
 score = without_ones.elbo(x_test).cpu()
 rate_ones = alarm_rate(score[ones], score[~ones])
@@ -1628,13 +1719,14 @@ assert rate_ones < 0.3
 # %%
 display(
     Markdown(f"""
-- An autoencoder reconstructs; {empty:.0%} of the box of its codes decodes to nothing known.
+- An autoencoder reconstructs; {empty:.0%} of the box around its codes holds no code at all.
 - Brute force for $p(x)$ works for $k = 1$ and misses {missing[10_000][-1]:.0f} nats for $k = 16$.
-- The ELBO of a linear VAE came within {abs(best - reached):.3f} nats of the exact optimum.
-- One reparametrised draw was worth {ratio:.0f} of the score function.
+- The ELBO of a linear VAE came within {best - reached:.3f} nats of the exact optimum.
+- One reparametrised draw was worth {ratio_baseline:.1f} of the score function with a baseline, and
+  {ratio:.0f} without.
 - Two latents: test ELBO {flat_elbo:.1f}; {LATENT} latents: {elbo.mean():.1f} nats per image, and
   the bound with 500 draws {bounds[500]:.1f}.
-- β = 784, a mean over pixels in disguise, switches all latents off.
+- β = {d}, a mean over pixels in disguise, switches all latents off.
 - With {LABELS} labels, the encoder's hidden layer beat pixels by {gains["hidden layer"]:.1%}
   of the test digits; the codes themselves: {gains["codes"]:+.1%}.
 - A model that never saw a one ranks a one below another digit in only {rate_ones:.0%} of pairs.
