@@ -262,8 +262,8 @@ def flows_section(stored: dict) -> list[str]:
         "",
         *table(["", *(f"gap, {place}" for place in places)], gaps),
         "",
-        "On the moons, one thread. A step of the notebook's flows takes 1,024 points, of the "
-        "peers' 512. Density and sample: microseconds per point, 10,000 at once.",
+        "On the moons, one thread. A step of the notebook's best flow takes 1,024 points, of all "
+        "others 512. Density and sample: microseconds per point, 10,000 at once.",
         "",
         *table(["", "parameters", "seconds in all", "ms per step", "of the best flow's step",
                 "µs per density", "µs per sample"], speeds),

@@ -20,13 +20,13 @@
 # | 3 A classical network | 5 | 2 |
 # | 4 Weights as distributions | 10 | 1 |
 # | 5 Variational Bayes, by hand | 15 | 3 |
-# | 6 The Bayesian network in Pyro | 15 | 3 |
-# | 7 Two kinds of doubt | 10 | 15 |
-# | 8 A network that predicts its own noise | 5 | 3 |
+# | 6 The Bayesian network in Pyro | 15 | 6 |
+# | 7 Two kinds of doubt | 10 | 14 |
+# | 8 A network that predicts its own noise | 5 | 2 |
 # | 9 Can we trust the intervals? | 15 | 2 |
 # | 10 Out of distribution | 5 | 1 |
-# | 11 How good is the approximation? | 10 | 20 |
-# | 12 One table | 10 | 40 |
+# | 11 How good is the approximation? | 10 | 31 |
+# | 12 One table | 10 | 38 |
 # | 13 What you saw | 5 | 0 |
 #
 # The seven exercises take another 95 minutes; each says how long. No GPU is needed: the networks

@@ -142,8 +142,8 @@ def test_a_batch_counts_as_all_wines_only_with_the_factor():
     for factor in (1.0, 2.0, 3.0):
         BOOK.pyro.clear_param_store()
         BOOK.pyro.set_rng_seed(0)
-        losses.append(BOOK.negative_elbo(BOOK.batch_model(factor), x, y, 50, False))
-    assert losses[2] - losses[1] == pytest.approx((losses[1] - losses[0]).item(), rel=1e-3)
+        losses.append(BOOK.negative_elbo(BOOK.batch_model(factor), x, y, 50, False).item())
+    assert losses[2] - losses[1] == pytest.approx(losses[1] - losses[0], rel=1e-3)
     assert losses[1] > losses[0]
 
 

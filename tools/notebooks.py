@@ -91,7 +91,7 @@ def execute(
     client = NotebookClient(
         notebook,
         config=Config({"KernelManager": files}),
-        timeout=1800,
+        timeout=600,
         resources={"metadata": {"path": str(folder or NOTEBOOKS)}},
         record_timing=False,
         coalesce_streams=True,

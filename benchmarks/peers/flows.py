@@ -160,10 +160,10 @@ class Peer(NamedTuple):
         return self.make(x)
 
 
-BEST = Taught("spline", components=32, steps=1000)
+BEST = Taught("spline", components=32, steps=800)
 COMPETITORS = {
     "notebook, best": BEST,
-    "notebook, RealNVP": Taught("realnvp", components=1, steps=1500),
+    "notebook, RealNVP": Taught("realnvp", components=1, steps=1500, batch=512),
     "zuko": Peer(Zuko),
     "nflows": Peer(NFlows),
     "normflows": Peer(NormFlows, rate=2e-3),  # its 32 unbounded scales overflow at more
