@@ -49,9 +49,10 @@ classroom: env  ## Rehearse a class of twenty students on a JupyterHub, and writ
 	@npm ci --prefix binder/jupyterhub --no-audit --no-fund --loglevel=error
 	@$(BIN)/python benchmarks/classroom.py $(ARGS) && $(BIN)/python benchmarks/classes.py
 
-benchmarks: env  ## Measure the course beside its peers (NOTEBOOKS=1: each notebook once; QUICK=1: a trial)
+benchmarks: env  ## Measure the course beside its peers (FULL=1: all of MNIST too; NOTEBOOKS=1: each notebook once; QUICK=1: a trial)
 	@$(BIN)/python benchmarks/peers/install.py
 	@for each in bnn vae flows; do build/peers/bin/python benchmarks/peers/$$each.py $(QUICK:%=--quick) || exit 1; done
+	@[ -z "$(FULL)" ] || build/peers/bin/python benchmarks/peers/vae.py --full $(QUICK:%=--quick)
 	@$(BIN)/python benchmarks/whole.py $(NOTEBOOKS:%=--repetitions %) $(QUICK:%=--quick)
 	@$(BIN)/python benchmarks/report.py $(QUICK:%=--quick)
 

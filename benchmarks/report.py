@@ -353,6 +353,9 @@ def render(stored: dict[str, dict]) -> str:
             if goal.store == name and goal.value is not None and not goal.reached:
                 lines += ["", f"Missed: {goal.text}. Where the notebook's code spends its time:"]
                 lines += ["", "```", *profile_of(name, stored[name]), "```"]
+    absent = [f"`{name}`" for name in STORES if name not in stored]
+    if absent:
+        lines += ["", f"Not measured yet: {', '.join(absent)}."]
     lines += ["", "## Where this was measured", ""]
     return "\n".join(lines + [origin(name, stored[name]) for name in stored]) + "\n"
 
