@@ -372,18 +372,18 @@ assert network(prior_scale(x_train, 50).expand(3, -1), x_train, 50).shape == (3,
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # **Training** is gradient descent on a loss. We use Adam on all the data at once; its step size
 # rises for a tenth of the steps and then falls to zero, so that the end is calm. Every model of
-# this notebook is trained by these lines. (A bar appears if they take more than a second.)
+# this notebook is trained by these lines.
 
 
 # %%
-def minimise(loss, parameters, *, steps, rate):
+def minimise(loss, parameters, *, steps, rate, bar=False):
     """Adam with a one-cycle schedule; returns the loss of every step."""
     optimiser = torch.optim.Adam(parameters, lr=rate, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, rate, total_steps=steps, pct_start=0.1, final_div_factor=100
     )
     losses = []
-    for _ in tqdm(range(steps), leave=False, mininterval=0.5, delay=1):
+    for _ in tqdm(range(steps), leave=False, mininterval=0.5, disable=not bar):
         optimiser.zero_grad()
         value = loss()
         value.backward()
@@ -643,7 +643,8 @@ fitted, climb = {}, {}
 for name, full in (("mean field", False), ("full covariance", True)):
     loc = torch.zeros(12).double().requires_grad_()
     raw = torch.diag(torch.full((12,), -3.0)).double().requires_grad_()
-    losses = minimise(lambda: -elbo(guide_of(loc, raw, full)), [loc, raw], steps=800, rate=0.03)  # noqa: B023
+    options = {"steps": 800, "rate": 0.03, "bar": True}
+    losses = minimise(lambda: -elbo(guide_of(loc, raw, full)), [loc, raw], **options)  # noqa: B023
     climb[name] = [-value for value in losses]
     fitted[name] = guide_of(loc.detach(), raw.detach(), full)
 
@@ -793,7 +794,7 @@ assert math.isclose(by_hand, by_pyro, rel_tol=1e-4)
 
 
 # %%
-def train_svi(x, y, *, seed, hidden, steps, rate, noisy, model=bnn_model):
+def train_svi(x, y, *, seed, hidden, steps, rate, noisy, model=bnn_model, bar=False):
     """Stochastic variational inference; returns means and scales (p,) of q, and the losses."""
     pyro.set_rng_seed(seed)
     pyro.clear_param_store()
@@ -803,13 +804,13 @@ def train_svi(x, y, *, seed, hidden, steps, rate, noisy, model=bnn_model):
 
     loss()
     parameters = [value for _, value in pyro.get_param_store().named_parameters()]
-    losses = minimise(loss, parameters, steps=steps, rate=rate)
+    losses = minimise(loss, parameters, steps=steps, rate=rate, bar=bar)
     return pyro.param("loc").detach(), pyro.param("scale").detach(), losses
 
 
 # %% slideshow={"slide_type": "subslide"}
 loc, spread, losses = train_svi(
-    x_train, y_train, seed=SEED, hidden=50, steps=800, rate=0.03, noisy=False
+    x_train, y_train, seed=SEED, hidden=50, steps=800, rate=0.03, noisy=False, bar=True
 )
 per_wine = [-loss / len(y_train) - math.log(y_scale) for loss in losses]  # quality points
 fig, ax = plt.subplots(figsize=(8, 3.2))
@@ -1564,7 +1565,7 @@ def toy_variational(full):
         q = guide_of(loc, raw, full)
         return -(log_joint(q.rsample((8,))).mean() + q.entropy())
 
-    minimise(loss, [loc, raw], steps=TOY_STEPS, rate=0.02)
+    minimise(loss, [loc, raw], steps=TOY_STEPS, rate=0.02, bar=True)
     return guide_of(loc.detach(), raw.detach(), full).sample((DRAWS,))
 
 
@@ -1578,7 +1579,7 @@ def toy_networks(members, drop):
         w = toy_prior * u.repeat(repeat, 1)
         return network(w, x, 10, activation=torch.tanh, drop=drop)[..., 0]
 
-    minimise(lambda: (f(toy_x) - toy_y).square().mean(1).sum(), [u], steps=600, rate=0.03)
+    minimise(lambda: (f(toy_x) - toy_y).square().mean(1).sum(), [u], steps=600, rate=0.03, bar=True)
     return f
 
 
@@ -1901,7 +1902,7 @@ def fit_nearest(x, y, *, seed):
 folds = {"together": fold, "torn apart": deal_folds(torch.arange(n), folds=FOLDS, seed=SEED)}
 worth = {}
 for name, fit in (("linear", fit_linear), ("nearest", fit_nearest), ("Laplace", fit_laplace)):
-    for split, labels in folds.items():
+    for split, labels in tqdm(folds.items(), leave=False):
         squares = [test_once(fit, k, labels)[1][0] for k in range(FOLDS)]
         worth[name, split] = torch.cat(squares).mean().sqrt().item()
 

@@ -54,6 +54,7 @@ VALUES = {
     "moons realnvp": (MOONS, ROW.format("RealNVP by hand", 3)),
     "moons spline": (MOONS, ROW.format(r"spline \(zuko\)", 3)),
     "moons mixture": (MOONS, r"(?m)^gap ([\d.]+ ± [\d.]+) nats after"),
+    "moons plain": (MOONS, r"32 Gaussians \(full\), no layers \| [^|]+ \| ([\d.]+ ± [\d.]+) \|"),
 }
 
 
