@@ -1837,7 +1837,7 @@ def gain_over(base, name):
 pairs = [("linear", name) for name in list(table)[2:]]
 pairs += [("linear_asinh", "mean_field"), ("mean_field", "heteroscedastic")]
 lines = [
-    "| model | against | gain in RMSE (points) | gain in log density (nats) |",
+    "| model | against | gain in RMSE (points) | gain in density (nats) |",
     "| --- " * 4 + "|",
 ]
 for base, name in pairs:

@@ -161,8 +161,11 @@ def test_stated_durations_are_the_sums_of_the_notebooks(path):
 
 
 def test_computing_time_of_the_wine_notebook_is_the_sum_of_its_table():
-    rows = tables(markdown(NAMES[0]).split("\n# ")[0])[0]
+    head = markdown(NAMES[0]).split("\n# ")[0]
+    rows = tables(head)[0]
     assert 75 <= sum(int(row["seconds on a CPU"]) for row in rows) <= 105  # a minute and a half
+    minutes = sum(exercises(NAMES[0]).values())
+    assert f"The seven exercises take another {minutes} minutes" in " ".join(head.split())
 
 
 def test_picture_of_the_readme_is_the_one_in_the_notebook():
@@ -373,7 +376,7 @@ CLAIMS = {
     "agree to a thousandth of a nat": (1, "assert abs(loss_pyro - loss_plain) < 1e-3"),
     "It is little better than a coin": (1, 'assert 0.35 < works["lower half erased"] < 0.75'),
     "likes ones better": (1, "assert rate_ones < 0.3"),
-    "Its ELBO reaches the evidence": (2, 'assert abs(elbos["flow"] - log_evidence) < 0.05'),
+    "Its ELBO all but reaches the evidence": (2, 'assert abs(elbos["flow"] - log_evidence) < 0.05'),
     "Thinner, never absent": (2, "> 5e-4"),
 }
 
