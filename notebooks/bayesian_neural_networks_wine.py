@@ -638,7 +638,7 @@ def elbo(q, draws=32):
     return fit.mean() - kl_divergence(q, prior)
 
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 fitted, climb = {}, {}
 for name, full in (("mean field", False), ("full covariance", True)):
     loc = torch.zeros(12).double().requires_grad_()
@@ -648,14 +648,14 @@ for name, full in (("mean field", False), ("full covariance", True)):
     climb[name] = [-value for value in losses]
     fitted[name] = guide_of(loc.detach(), raw.detach(), full)
 
-# %% slideshow={"slide_type": "subslide"}
+# %%
 fig, ax = plt.subplots(figsize=(8, 3.5))
 plot_loss(climb, xlabel="step", ylabel="ELBO (nats)", ax=ax)
 ax.axhline(evidence.item(), color=PALETTE["black"], linestyle="--", label="log evidence")
 ax.set_ylim(evidence.item() - 25, evidence.item() + 5)
 _ = ax.legend(loc="lower right")
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # The dashed line is the exact log evidence. The full-covariance guide climbs to it. The mean-field
 # guide stops below: some weights are correlated in the posterior (density goes with alcohol and
 # sugar), and it cannot say so. (Each point is an estimate from 32 draws. One that lies above the
@@ -671,7 +671,7 @@ for name in fitted:
 assert kl["full covariance"] < 0.2 and 1.5 < kl["mean field"] < 5
 assert all(abs(gap[name] - kl[name]) < 0.5 for name in gap)
 
-# %% slideshow={"slide_type": "subslide"}
+# %%
 for q in fitted.values():
     assert ((q.mean - exact.mean).abs() < 0.25 * exact.stddev).all()
 assert torch.allclose(fitted["full covariance"].variance, exact.variance, rtol=0.25)
@@ -742,7 +742,7 @@ def bnn_model(x, y, hidden, noisy=False):
         pyro.sample("y", dist.Normal(mean, sigma), obs=y)
 
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # **Guide.** Mean field: $q(w) = \prod_i\mathcal N(w_i; m_i, s_i^2)$. The means start at random:
 # equal ones would leave it to the noise to tell the units apart. The scales start small, at 5 % of
 # the prior's: large ones drown the first gradients in noise.
@@ -760,7 +760,7 @@ def bnn_guide(x, y, hidden, noisy=False):
     pyro.sample("w", dist.Normal(loc, scale).to_event(1))
 
 
-# %% [markdown] slideshow={"slide_type": "subslide"}
+# %% [markdown]
 # **Inference.** Pyro can *trace* a function: run it and note every sample site. We trace the guide,
 # which draws $w$. We *replay* the model with that draw. From the two traces come the two terms of
 # the ELBO: the KL in closed form, as in Exercise 2, and the log likelihood, estimated by the draw.
@@ -922,7 +922,7 @@ for name, factor in (("forgotten", 1.0), ("multiplied by N / B", len(y_train) / 
 assert near_prior["forgotten"] > 0.85 and near_prior["multiplied by N / B"] < 0.8
 assert batch_error["forgotten"] > batch_error["multiplied by N / B"] + 0.05
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # Same batches, same steps. Without the factor the scales have grown back to the prior's. The
 # network has learnt nothing (the constant is as good), and it looks "well regularised". A loss
 # curve cannot show this mistake; the scales of the weights do.
@@ -1740,7 +1740,7 @@ def fit_linear_asinh(x, y, *, seed):
     return lambda x_new, s: predict(x_new.asinh(), s)
 
 
-# %% [markdown] slideshow={"slide_type": "subslide"}
+# %% [markdown]
 # **The protocol.** Fold $k$ is the test set; everything else is for training (a model that needs to
 # stop in time sets its own wines aside). Five folds, five training seeds; every wine is tested
 # once. Within this
@@ -1769,7 +1769,7 @@ def test_once(fit, k, fold):
     return torch.tensor(row), each
 
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 table, each_wine = {}, {}
 
 
@@ -1794,11 +1794,11 @@ test_all(deep_ensemble=fit_deep_ensemble, laplace=fit_laplace, mean_field=fit_me
 # %%
 test_all(heteroscedastic=fit_heteroscedastic_bnn)
 
-# %% slideshow={"slide_type": "subslide"}
+# %%
 test_all(bnn_ensemble=fit_bnn_ensemble)
 
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 def row_of(name):
     """One line of the table, mean ± standard error over the folds."""
     centre, error = mean_and_error(table[name])

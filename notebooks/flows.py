@@ -66,7 +66,7 @@ from course_utils.metrics import mean_and_error
 from course_utils.plotting import PALETTE, plot_density, use_course_style
 from course_utils.runtime import get_device, seed_everything, set_threads
 
-# %% tags=["parameters"]
+# %% tags=["parameters"] slideshow={"slide_type": "subslide"}
 SEED = 0
 DEVICE = "auto"  # "cpu" or "cuda" to choose
 THREADS = 1  # these networks are small: a second thread costs more than it brings
@@ -81,7 +81,7 @@ BEST_STEPS = 800  # the flow of section 8
 CONDITIONAL_STEPS = 300  # the two flows of exercise 6
 ELBO_STEPS = 800  # section 10
 
-# %% slideshow={"slide_type": "subslide"}
+# %%
 seed_everything(SEED)
 device = get_device(DEVICE)
 _ = set_threads(THREADS)
@@ -823,7 +823,7 @@ _ = ax.axhline(entropy, color=PALETTE["black"], linestyle="--", label="entropy o
 _ = ax.set(xlabel="step", ylabel="NLL (nats per point)", ylim=(0.2, 1.0))
 _ = ax.legend()
 
-# %% [markdown] slideshow={"slide_type": "subslide"}
+# %% [markdown]
 # The validation curve comes down to the dashed floor. Its *expectation* cannot be lower. The curve
 # itself could, by luck: a mean over 2,000 points scatters by 0.016 nats. That is why we judge by
 # the paired gap. (One batch scatters more, and its points were moved. What lies above 1.0 is cut
@@ -1059,7 +1059,7 @@ def maf(d: int, blocks: int = 3) -> Chain:
     return Chain(*(Autoregressive(order.flip(0) if i % 2 else order) for i in range(blocks)))
 
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # **Permutations.** The first coordinate in the order is only scaled and shifted by constants. With
 # the same order in every block it would stay Gaussian for ever: the failure of exercise 5 again.
 # So the order changes from block to block. In the Jacobian you can see it: one block is
@@ -1079,7 +1079,7 @@ assert torch.allclose(one.triu(1), torch.zeros_like(one))
 assert two.triu(1).abs().max() > 1e-4
 
 
-# %% slideshow={"slide_type": "subslide"}
+# %%
 def seconds_for(function, repeats: int = 3) -> float:
     """The shortest of a few runs."""
     times = []
@@ -1227,11 +1227,11 @@ display(
     Markdown(table + f"\n| *the truth* | – | – | {-true_log_prob(x_test).mean():.3f} | 0 | – |")
 )
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # Every flow of the table has to pass the tests of section 4, after its training. For the spline
 # flow we run the round trip of the far points in 64-bit numbers, too.
 
-# %% slideshow={"slide_type": "subslide"}
+# %%
 for name, pairs in fits.items():
     flow = pairs[0][0]
     back, mass = round_trip_error(flow, far), integrate(flow.log_prob, BIG_BOX, 500)
@@ -1358,11 +1358,11 @@ scores["spline, mixture of Gaussians"] = best_flow.log_prob
 gap, error = gap_to_truth(best_flow.log_prob(x_test))
 print(f"gap {gap:.4f} ± {error:.4f} nats after {best['seconds']:.0f} s")
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # Would a mixture have done it alone? We fit 32 Gaussians without any layers: once with axes along
 # the coordinates, as in the base, and once with all their covariances.
 
-# %% slideshow={"slide_type": "subslide"}
+# %%
 for kind in ("diag", "full"):
     alone = GaussianMixture(32, covariance_type=kind, random_state=SEED).fit(x_train.cpu().numpy())
     scores[f"32 Gaussians ({kind}), no layers"] = lambda x, mixture=alone: torch.as_tensor(
@@ -1396,7 +1396,7 @@ for ax, (title, flow) in zip(axes, shown.items(), strict=True):
 _ = axes[0].set_ylabel("$x_2$")
 _ = fig.colorbar(ax.images[0], ax=axes, label=r"$\log_{10}$ density", extend="min")
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # Logarithmic colours make visible what is thin: RealNVP leaves a thread between the moons, the
 # spline a veil. With the mixture base both are gone. They held 0.3 to 0.6 per cent of the
 # probability, which costs as many thousandths of a nat: only a part of what the gap fell by. From

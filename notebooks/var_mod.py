@@ -259,7 +259,7 @@ def plot_codes(z, labels, ax):
     plt.colorbar(dots, ax=ax, ticks=range(10), label="digit")
 
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 with torch.no_grad():
     train_codes = encoder(binarise(grey_train))  # (16000, 2)
 low, high = train_codes.amin(0), train_codes.amax(0)
@@ -267,7 +267,7 @@ random_codes = low + (high - low) * torch.rand(30, 2, device=device)
 with torch.no_grad():
     drawn = decoder(random_codes).sigmoid()
 
-# %% slideshow={"slide_type": "subslide"}
+# %%
 fig, axes = plt.subplots(1, 2, figsize=(8.5, 3.4))
 plot_codes(codes, digits.y_test, axes[0])
 axes[0].plot(*random_codes.T.cpu(), "kx")
@@ -288,7 +288,7 @@ empty = 1 - len(torch.unique(cell, dim=0)) / 400
 print(f"{empty:.0%} of the box holds no code of a training digit")
 assert 0.1 < empty < 0.9
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # An autoencoder compresses. To *draw*, we must know where codes live. So let us say it ourselves:
 # give $z$ a distribution.
 #
@@ -334,7 +334,7 @@ def log_normal(z):
     return -0.5 * (z.square() + math.log(2 * math.pi))
 
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 # Double precision, and so on the CPU: the GPUs of Apple do not have it.
 z_true = torch.randn(32, dtype=torch.double)  # one position per row of lamps
 lamps = binarise(lamp_logits(z_true).sigmoid())  # (32, LAMPS)
@@ -343,7 +343,7 @@ log_joint = log_bernoulli(lamps[:, None], lamp_logits(grid).expand(32, -1, -1)) 
 log_exact = log_joint.logsumexp(-1) + math.log(12 / 4000)  # (32,), nats
 assert log_exact.shape == (32,) and (log_exact < 0).all()
 
-# %% [markdown] slideshow={"slide_type": "subslide"}
+# %% [markdown]
 # Now brute force. And because a digit has more than one degree of freedom, we also take $k$
 # independent rows of lamps as *one* image with a $k$-dimensional latent. Its exact log likelihood
 # is a sum of $k$ numbers we have. **Predict first:** if 1,000 draws are plenty for $k = 1$, how
@@ -514,7 +514,7 @@ for _ in range(300):
     rate = gaussian_kl(location, log_scale.exp())
     descend(adam, (distortion + rate).sum())
 
-# %% slideshow={"slide_type": "subslide"}
+# %%
 with torch.no_grad():
     log_q = dist.Normal(location, log_scale.exp()).log_prob(grid)  # (32, grid)
     elbo = (log_q.exp() * (log_joint - log_q)).sum(-1) * 12 / 4000  # (32,), no Monte Carlo
@@ -523,7 +523,7 @@ fig, ax = plt.subplots(figsize=(5, 3.5))
 ax.semilogy(log_exact, gap.clamp(min=1e-6), "o")
 _ = ax.set(xlabel="exact log p(x) (nats)", ylabel="log p(x) − ELBO (nats)")
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 print(f"mean gap {gap.mean().item():.4f} nats, largest {gap.max().item():.4f}")
 assert gap.min() > -1e-6 and gap.mean() < 0.05
 
@@ -605,7 +605,7 @@ def exact_log_likelihood(x, w, log_s):
     return dist.MultivariateNormal(torch.zeros_like(x[0]), covariance).log_prob(x)
 
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 w, v = 0.1 * torch.randn(49, 2, device=device), 0.1 * torch.randn(2, 49, device=device)
 linear = [w, v, torch.tensor(-1.0, device=device), torch.zeros(2, device=device)]
 w, v, log_s, log_sigma = linear = [part.requires_grad_() for part in linear]
@@ -660,7 +660,7 @@ for row in range(8):
     axes[1].plot(*true.T, color=PALETTE["orange"], label="exact posterior" if row == 0 else None)
     axes[1].plot(*ours.T, "--", color=PALETTE["blue"], label="guide" if row == 0 else None)
 axes[1].set(xlabel="$z_1$", ylabel="$z_2$", aspect="equal", title="eight digits, 1 sd")
-_ = axes[1].legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
+_ = axes[1].legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # Left: both curves climb to the dashed optimum, the ELBO from below. Right: guide and exact
@@ -755,7 +755,7 @@ for name, values in estimates.items():
     spread[name] = values.std(0).norm().item()
     print(f"{name:26s} standard deviation of one draw {spread[name]:8.1f}")
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 sizes = torch.tensor([1, 10, 100, 1000])
 fig, ax = plt.subplots()
 for name, values in estimates.items():
@@ -768,14 +768,14 @@ for name, values in estimates.items():
 ax.set(xlabel="draws $S$", ylabel="standard deviation of the mean gradient")
 _ = ax.legend()
 
-# %% slideshow={"slide_type": "subslide"}
+# %%
 ratio = (spread["score function"] / spread["reparametrised"]) ** 2
 ratio_baseline = (spread["score function, baseline"] / spread["reparametrised"]) ** 2
 print(f"one reparametrised draw is worth {ratio_baseline:.1f} draws of the score function with")
 print(f"a baseline, and {ratio:.0f} without")
 assert ratio > 20 and ratio_baseline > 1
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # The dots are measured: the standard deviation of means over separate groups of $S$ draws. The
 # lines are theory, $1/\sqrt{S}$ times the spread of one draw, and the dots follow them. All three
 # estimators also pass the test of the exact gradient. The distance between the lines is the price
@@ -994,7 +994,7 @@ def solution_vae_loss(x, logits, mu, sigma):
 
 assert checks.check_vae_loss(solution_vae_loss)
 
-# %% [markdown] slideshow={"slide_type": "subslide"}
+# %% [markdown]
 # A related slip is to write down a Bernoulli and to train with a squared error. A squared error is
 # a likelihood too, but another one: up to a constant it is $-\log$ of a Gaussian density. Its sum
 # over pixels belongs to $\sigma^2 = \frac12$. Scripts that minimise $1000 \cdot \text{MSE} +
@@ -1027,7 +1027,7 @@ with torch.no_grad():
     mu_test, sigma_test = flat.posterior(x_test)
     z_test = mu_test + sigma_test * torch.randn_like(mu_test)
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 fig, axes = plt.subplots(1, 2, figsize=(8.5, 4))
 plot_images(manifold, rows=12, ax=axes[0]).set_title("decoded plane (pixel means)")
 plot_codes(z_test, digits.y_test, axes[1])
@@ -1674,7 +1674,7 @@ ax.set(xlabel="ELBO (nats, logarithmic)", yticks=range(4), yticklabels=list(scor
 _ = ax.set_title("to the right: 'more likely than digits'")
 
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 def alarm_rate(strange_scores, digit_scores):
     """Probability that a strange image has a lower ELBO than a digit (area under the ROC curve)."""
     return (strange_scores[:, None] < digit_scores).float().mean().item()
@@ -1687,7 +1687,7 @@ assert works["inverted"] > 0.99
 assert works["shuffled"] > 0.99
 assert 0.35 < works["lower half erased"] < 0.75
 
-# %% [markdown] slideshow={"slide_type": "subslide"}
+# %% [markdown]
 # Inverted and shuffled digits are detected without fail. But for digits cut in half the alarm is
 # little better than a coin, although no training image looked like that. What is missing costs
 # nothing: likelihood rewards images that are *simple*, and simple is not the same as usual. It can
