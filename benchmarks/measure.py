@@ -1,9 +1,10 @@
 """What the benchmarks share: one process per run, competitors in turn, every run kept at once.
 
 A run is one competitor with one seed. Runs go round: all competitors with seed 0, then all with
-seed 1, and so on, so that whatever else the machine does hits all of them alike. Each is stored in
-``results/NAME.json`` as soon as it is there; a second call goes on where the first one stopped.
-Runs of other code (script or notebook) are dropped.
+seed 1, and so on, so that whatever else the machine does hits all of them alike. Each is kept in
+``build/benchmarks`` as soon as it is there; a second call goes on where the first one stopped. Runs
+of other code (script or notebook) are dropped. When all are there, they become
+``results/NAME.json``: what is published was measured in one piece, in one working copy.
 """
 
 import argparse
@@ -26,7 +27,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 RESULTS = HERE / "results"
-TRIALS = ROOT / "build" / "benchmarks"  # of --quick: never mixed with what is published
+PROGRESS = ROOT / "build" / "benchmarks"
+TRIALS = PROGRESS / "quick"  # of --quick: never mixed with what is published
 REPETITIONS = 5
 
 
@@ -146,7 +148,7 @@ def command(
     parser = argparse.ArgumentParser(description=f"{path.stem}: {minutes} on two idle cores.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {list(names)}; all if none")
     parser.add_argument("--repetitions", type=int, default=REPETITIONS, help="seeds per competitor")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, into build/benchmarks")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, not published")
     parser.add_argument("--full", action="store_true", help="all of the data" if full else "-")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
@@ -157,7 +159,7 @@ def command(
     if given.one:
         print(json.dumps(one(given.one, given.seed, **sizes)))
         return
-    store = (TRIALS if given.quick else RESULTS) / f"{path.stem}{'_full' * given.full}.json"
+    store = (TRIALS if given.quick else PROGRESS) / f"{path.stem}{'_full' * given.full}.json"
     digest = code_digest(path, *sources)
     stored = json.loads(store.read_text()) if store.exists() else {}
     if stored.get("code") != digest:
@@ -185,3 +187,6 @@ def command(
             write(store, stored)
     if failed:
         raise SystemExit(f"{path.stem}: not measured: {failed}")
+    complete = all(len(stored["runs"].get(name, {})) >= given.repetitions for name in names)
+    if complete and not given.quick:
+        write(RESULTS / store.name, stored)

@@ -4,9 +4,9 @@
 
 Each repetition runs every notebook with one thread, with two, and, while another process keeps a
 core busy, with two and with as many as the notebook itself asks for: about 25 minutes in all, two
-hours for five repetitions. Then the seconds from the start of a kernel to the first result, and the
-size of the environment. On Linux everything, the busy process too, is kept on two cores, however
-many there are.
+hours for five repetitions, each with a seed of its own. Then the seconds from the start of a kernel
+to the first result, and the size of the environment. On Linux everything, the busy process too, is
+kept on two cores, however many there are.
 """
 
 import json
@@ -56,10 +56,11 @@ def installed_bytes(folder: Path) -> dict[str, int]:
     return {"all": sum(sizes.values())} | {name: sizes[name] for name in largest}
 
 
-def run(name: str, threads: int | None, busy: bool) -> dict:
+def run(name: str, seed: int, threads: int | None, busy: bool) -> dict:
     """One notebook in a process of its own: figures, and its ten slowest cells."""
     other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if busy else None
-    command = [sys.executable, str(ROOT / "tools" / "notebooks.py"), "run", name]
+    tools = str(ROOT / "tools" / "notebooks.py")
+    command = [sys.executable, tools, "run", name, "--seed", str(seed)]
     if threads is not SHIPPED:
         command += ["--threads", str(threads)]
     try:
@@ -85,7 +86,7 @@ def one(name: str, seed: int, *, quick: bool, full: bool) -> dict:
         }
         return {"seconds": seconds, "bytes": installed_bytes(Path(sys.prefix))}
     notebook, _, setting = name.partition(", ")
-    return run(notebook, *SETTINGS[setting])
+    return run(notebook, seed, *SETTINGS[setting])
 
 
 if __name__ == "__main__":

@@ -408,6 +408,19 @@ def test_memory_limit_is_an_error_in_the_cell_and_the_kernel_goes_on(kernel):
     assert kernel.run("print(alive)")["text"] == "1\n"
 
 
+MEMORY = """import pyro, torch
+lines = dict(line.split(":") for line in open("/proc/self/status"))
+print(*(int(lines[key].split()[0]) / 1e6 for key in ("VmData", "RssAnon", "VmSize")))"""
+
+
+def test_the_memory_of_an_idle_kernel_is_what_the_page_says(anna):
+    """In GB: what the limit counts, what the kernel has of its own, and its address space."""
+    page = (ROOT / "binder" / "jupyterhub" / "README.md").read_text(encoding="utf-8")
+    said = [float(gb) for gb in re.findall(r"about ([0-9.]+) GB", page)]
+    measured = [float(gb) for gb in anna.open_kernel("imports.ipynb").run(MEMORY)["text"].split()]
+    assert measured == pytest.approx(said, rel=0.4)
+
+
 # ------------------------------------------------------------------ nobody reads another's files
 
 
