@@ -55,6 +55,12 @@ html_theme_options = {
     "use_download_button": True,
     "use_fullscreen_button": False,
     "show_toc_level": 2,
+    # Wide tables need the room: no contents beside the measurements and the ledger.
+    "secondary_sidebar_items": {
+        "[!b]**": ["page-toc"],
+        "binder/**": ["page-toc"],
+        "docs/ledger": [],
+    },
     "home_page_in_toc": True,
     "navbar_persistent": [],  # the search field is in the sidebar
     "pygments_light_style": "a11y-high-contrast-light",
