@@ -904,18 +904,19 @@ for _ in tqdm(range(PYRO_EPOCHS), leave=False, mininterval=0.5):
 flat_elbo = -svi.evaluate_loss(flat, x_test, 2) / len(x_test)
 print(f"test ELBO {flat_elbo:.1f} nats per image; last training batch {-losses[-1]:.1f}")
 assert -160 < flat_elbo < -138
-assert history["training"][0] < history["validation"][0]
-assert history["training"][-1] > history["validation"][-1]
+lag = [after - during for during, after in zip(*history.values(), strict=True)]
+assert lag[0] > 5 and abs(lag[-1]) < lag[0] / 3
 ax = plot_loss(history, xlabel="epoch", ylabel="ELBO (nats per image)")
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # The validation curve lies above the training curve at first, not because validation digits are
 # easier, but because the training value is an average over an epoch in which the weights were still
-# improving. Towards the end it is the other way round. The model knows its training digits better
-# than new ones: it begins to overfit. Two numbers per image are all that a plane has room for, and
-# still the ELBO climbs by tens of nats above the pixel frequencies. The last *batch* of training is
-# printed for a reason: many tutorials report it as their result. It is noisy, and it is not about
-# new images. Only the test ELBO counts, over the whole test set.
+# improving. Towards the end the curves meet: within an epoch the weights hardly improve any more.
+# Which of them is higher then depends on the seed. It says little about overfitting: the curves are
+# about different digits, and some digits are harder than others. Two numbers per image are all that
+# a plane has room for, and still the ELBO climbs by tens of nats above the pixel frequencies. The
+# last *batch* of training is printed for a reason: many tutorials report it as their result. It is
+# noisy, and it is not about new images. Only the test ELBO counts, over the whole test set.
 #
 # ### The same in ten lines of PyTorch
 # Nothing is magic here. This is the whole step, with the same arithmetic:
