@@ -912,11 +912,12 @@ ax = plot_loss(history, xlabel="epoch", ylabel="ELBO (nats per image)")
 # The validation curve lies above the training curve at first, not because validation digits are
 # easier, but because the training value is an average over an epoch in which the weights were still
 # improving. Towards the end the curves meet: within an epoch the weights hardly improve any more.
-# Which of them is higher then depends on the seed. It says little about overfitting: the curves are
-# about different digits, and some digits are harder than others. Two numbers per image are all that
-# a plane has room for, and still the ELBO climbs by tens of nats above the pixel frequencies. The
-# last *batch* of training is printed for a reason: many tutorials report it as their result. It is
-# noisy, and it is not about new images. Only the test ELBO counts, over the whole test set.
+# Which of them is higher then depends on the seed. It says little about overfitting, that is, about
+# knowing training digits better than new ones: the curves are about different digits, and some
+# digits are harder than others. Two numbers per image are all that a plane has room for, and still
+# the ELBO climbs by tens of nats above the pixel frequencies. The last *batch* of training is
+# printed for a reason: many tutorials report it as their result. It is noisy, and it is not about
+# new images. Only the test ELBO counts, over the whole test set.
 #
 # ### The same in ten lines of PyTorch
 # Nothing is magic here. This is the whole step, with the same arithmetic:
