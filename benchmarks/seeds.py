@@ -44,6 +44,14 @@ def run(name: str, seed: int, threads: int, timed: bool) -> dict:
     return figures
 
 
+def listed(seeds: list[int]) -> str:
+    """Seeds as text: all of them, or first and last if none between is missing."""
+    low, high = min(seeds), max(seeds)
+    if len(seeds) > 2 and len(seeds) == high - low + 1:
+        return f"{low} to {high}"
+    return ", ".join(map(str, sorted(seeds)))
+
+
 def table(runs: list[dict]) -> list[str]:
     """SEEDS.md: one line per notebook and thread count."""
     lines = [
@@ -59,8 +67,8 @@ def table(runs: list[dict]) -> list[str]:
     for key in sorted({(r["notebook"], r["threads"], r["code"]) for r in runs}):
         chosen = [r for r in runs if (r["notebook"], r["threads"], r["code"]) == key]
         good = [r for r in chosen if "error" not in r]
-        seeds = ", ".join(str(seed) for seed in sorted(r["seed"] for r in chosen))
-        cells = [key[0], str(key[1]), seeds, f"{len(good)} of {len(chosen)}"]
+        held = f"{len(good)} of {len(chosen)}"
+        cells = [key[0], str(key[1]), listed([r["seed"] for r in chosen]), held]
         for figure in ("seconds", "slowest_cell_seconds", "peak_memory_mb"):
             values = [r[figure] for r in good if figure in r]
             some = f"{statistics.median(values):.0f} ({max(values):.0f})" if values else ""

@@ -51,6 +51,7 @@ html_css_files = ["course.css"]
 html_favicon = "_static/favicon.svg"
 html_copy_source = True
 html_show_sphinx = False
+html_use_index = False  # there is nothing in it
 html_theme_options = {
     "use_download_button": True,
     "use_fullscreen_button": False,
