@@ -297,8 +297,9 @@ def whole_section(stored: dict) -> list[str]:
         "## The notebooks as a whole",
         "",
         "Two cores. What the busy core explains: that only one core is left, so the seconds with "
-        "one thread alone. The last column is the time over that, with as many threads as each "
-        "notebook asks for itself.",
+        "one thread alone. The last column is the time over that. *As shipped*: as many threads as "
+        "the notebook asks for itself, one for the small networks of the wine notebook and of "
+        "`flows`, which lose by a second thread, all cores for `var_mod`.",
         "",
         *table(["", "", "seconds", "processor seconds", "peak memory (MB)", "of one core's time"],
                rows),
