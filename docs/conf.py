@@ -36,6 +36,7 @@ include_patterns = [
 ]
 
 nb_execution_mode = "off"  # the outputs are those that the notebooks store
+nb_render_markdown_format = "myst"  # of outputs: tables and formulas as in the text
 nb_ipywidgets_js = {}  # would come from a CDN; every slider has a static picture above it
 nb_mime_priority_overrides = [("html", "image/gif", 15)]
 nb_code_prompt_show = "Show the solution"  # nothing else is hidden

@@ -12,7 +12,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
+import nbformat
 import pytest
+from bs4 import BeautifulSoup
 
 import links
 import website
@@ -155,6 +157,15 @@ def test_solutions_are_folded_and_pictures_described(site):
         described = re.findall(r'alt="Picture, described in the text: ([^"]+)"', text)
         assert len(described) == len(re.findall(r'<img [^>]*src="\.\./_images/', text)) > 5
         assert all(len(words.split()) >= 3 for words in described)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_table_that_a_notebook_shows_is_a_table(site, name):
+    cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    shown = sum("| --- |" in output.get("data", {}).get("text/markdown", "") for output in outputs)
+    page = (site[0] / "notebooks" / f"{name}.html").read_text(encoding="utf-8")
+    assert len(BeautifulSoup(page, "html.parser").select(".cell_output table")) == shown > 0
 
 
 def test_a_sentence_for_a_picture_has_no_marks_in_it():
