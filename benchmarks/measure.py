@@ -4,7 +4,7 @@ A run is one competitor with one seed. Runs go round: all competitors with seed 
 seed 1, and so on, so that whatever else the machine does hits all of them alike. Each is kept in
 ``build/benchmarks`` as soon as it is there; a second call goes on where the first one stopped. Runs
 of other code (script or notebook) are dropped. When all are there, they become
-``results/NAME.json``: what is published was measured in one piece, in one working copy.
+``results/NAME.json``: what is published was measured in one working copy.
 """
 
 import argparse

@@ -143,7 +143,8 @@ assert 0.10 < twins_at_random / len(split_at_random.test) < 0.32
 # About one in five. Nothing warns you: the split is random, the code is correct, and every
 # number that follows is too good for models that remember. The cure is one argument. We give every
 # group of equal rows one label, and split the *labels*. The published results on these data use
-# random splits. Section 12 comes back to what that is worth. From here on, twins stay together.
+# random splits. Section 12 comes back to what that is worth, and tears twins apart on purpose.
+# Until then no validation or test wine has a twin in training.
 #
 # ### Three sets, and what each is for
 # - **Training**: fit the weights.
@@ -232,9 +233,10 @@ def fit_constant(x, y, *, seed):
 
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# **Bayesian linear regression**, exact. With $y = Xw + \sigma\varepsilon$, $w \mid \sigma \sim
-# \mathcal N(0, \sigma^2 I)$ and $1/\sigma^2 \sim \mathrm{Gamma}(\tfrac12,
-# \tfrac12)$ the posterior is
+# **Bayesian linear regression**, exact. $X$ has one row for each of the $N$ wines: its eleven
+# measurements, and a 1 for the intercept. $\varepsilon \sim \mathcal N(0, I)$ is the noise; Gamma
+# is given by shape and rate. With $y = Xw + \sigma\varepsilon$, $w \mid \sigma \sim \mathcal N(0,
+# \sigma^2 I)$ and $1/\sigma^2 \sim \mathrm{Gamma}(\tfrac12, \tfrac12)$ the posterior is
 # $$\Lambda = X^\top X + I,\quad m = \Lambda^{-1} X^\top y,\quad
 # \frac1{\sigma^2} \sim \mathrm{Gamma}\Bigl(\frac{1+N}{2}, \frac{1 + y^\top y - m^\top\Lambda
 # m}{2}\Bigr), \quad w \sim \mathcal N(m, \sigma^2 \Lambda^{-1}).$$
@@ -461,8 +463,9 @@ print("RMSE {:.3f}, log density {:.3f}".format(*judge(classical)))
 assert 0.54 < judge(classical)[0] < 0.80
 
 # %% [markdown]
-# This is no better than the straight line, often worse. A sixth of its wines went into stopping,
-# and the best step on so few is partly luck. Its error bar comes from those same wines: too narrow.
+# On these wines it is no better than the straight line. A sixth of its wines went into stopping,
+# and the best step on so few is partly luck. Its error bar comes from those same wines, so it may
+# be too narrow. (They are drawn one by one, not by group: some have a twin among the fitted wines.)
 #
 # One number per wine, and the same error bar for all. Asked about a glass of vinegar, this network
 # answers with two decimals and no blush.
@@ -680,7 +683,7 @@ ratio = fitted["mean field"].stddev / exact.stddev
 print(f"mean-field standard deviation / exact one: {ratio.min():.2f} … {ratio.max():.2f}")
 assert ratio.min() < 0.5
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # The three assertions compare means with the exact posterior means (to a quarter of a posterior
 # standard deviation), and the variances of both guides with what theory predicts (to a quarter).
 #
@@ -690,10 +693,11 @@ assert ratio.min() < 0.5
 # width. Keep this in mind.
 #
 # ### "MSE + KL / N"
-# Many tutorials minimise the mean squared error plus $\mathrm{KL}/N$ and call it the ELBO. For
-# which noise is that true? With $\sigma^2 = \tfrac12$,
-# $-\log\mathcal N(y; f, \tfrac12) = (y-f)^2 + \tfrac12\log\pi$. So it is one, for a noise that
-# nobody chose. We write the likelihood down instead, and let the data choose $\sigma$.
+# Many tutorials minimise the mean squared error plus $\mathrm{KL}/N$ and call it the negative ELBO.
+# For which noise is that true? With $\sigma^2 = \tfrac12$, $-\log\mathcal N(y; f, \tfrac12) =
+# (y-f)^2 + \tfrac12\log\pi$. So for this noise it is $-\mathrm{ELBO}/N$, up to the constant
+# $\tfrac12\log\pi$. But nobody chose this noise. We write the likelihood down instead, and let the
+# data choose $\sigma$.
 
 # %%
 error = torch.linspace(-2, 2, 5)
@@ -1032,12 +1036,12 @@ assert known.tolist() == [[4.0], [1.0]]
 # not?
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# Before we run it, a second opinion on the *same* model, with the same prior. Mean field ignores
-# all correlations between weights; the **Laplace approximation** (MacKay 1992) keeps them. It
-# climbs to the mode $\hat w$ and puts a Gaussian there, with precision
-# $\Lambda = J^\top J/\sigma^2 + \operatorname{diag}(s_i)^{-2}$. Here $J$ holds the derivatives of
-# the outputs, $s_i$ are the prior scales, and $J^\top J$ stands for the exact curvature (the
-# Gauss–Newton approximation). In $\Lambda$ a fixed guess, 0.75 scales, stands for $\sigma$.
+# Before we run it, a second opinion on the *same* network, with the same prior of the weights. Mean
+# field ignores all correlations between weights; the **Laplace approximation** (MacKay 1992) keeps
+# them. It climbs to the mode $\hat w$ and puts a Gaussian there, with precision $\Lambda = J^\top
+# J/\sigma^2 + \operatorname{diag}(s_i)^{-2}$. Here $J$ holds the derivatives of the outputs, $s_i$
+# are the prior scales, and $J^\top J$ stands for the exact curvature (the Gauss–Newton
+# approximation). In $\Lambda$ and in $\gamma$ a fixed guess, 0.75 scales, stands for $\sigma$.
 # Predictions use the same linearisation, $f(x) + J(x)(w - \hat w)$: Bayesian linear regression with
 # $J$ for features. The noise is $\sigma^2 = \mathrm{RSS}/(N - \gamma)$, with RSS the residual sum
 # of squares and $\gamma = \operatorname{tr}[(J^\top J/\sigma^2)\Lambda^{-1}]$, the number of
@@ -1137,10 +1141,13 @@ assert doubts["mean field"][:, 0, 0].mean() > wine.y.std()
 #
 # **Right, mean field:** the epistemic part falls to less than a third. But with 54 wines the
 # *aleatoric* part is far too large, larger than the spread of the scores themselves. The noise of
-# the tasters did not change, and the model and its prior are the same in both panels. What differs
-# is the approximation. With few data the weights stay near their prior, each on its own, and their
-# random contributions look like noise to $\sigma$. A split of the variance is a statement of the
-# *model and its approximation*, not of nature. Nothing in the ELBO warns you; the comparison does.
+# the tasters did not change, and the network and the prior of its weights are the same in both
+# panels. Two things differ: the approximation, and how $\sigma$ is found. Laplace fits the weights
+# with a fixed guess of $\sigma$ that is close to the answer; mean field must learn $\sigma$
+# together with the weights. With few data the weights stay near their prior, each on its own, and
+# their random contributions look like noise to $\sigma$. A split of the variance is a statement of
+# the *model and its approximation*, not of nature. Nothing in the ELBO warns you; the comparison
+# does.
 #
 # Note, too, that mean field has *more* doubt here than Laplace. In section 5 it had too little, for
 # single weights. Both happen: it makes a weight too sure of itself where weights are correlated,
@@ -1457,14 +1464,15 @@ assert rise > 1.25 and torch.allclose(pushed[0, :, 0], pushed[-1, :, 0], rtol=0.
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # The picture averages over all validation wines and over the eleven features that can be pushed.
-# Reading from left to right, the wines leave the region in which any wine was ever measured. The
+# Reading from left to right, the wines move away from nearly all wines that were measured. The
 # epistemic part (orange) grows by about a half; the aleatoric part cannot, because this model has
 # one noise scale for all.
 #
-# A half is not much of an alarm for a wine that cannot exist. It follows from a choice that *we*
+# A half is not much of an alarm for a wine so unlike the others. It follows from a choice that *we*
 # made: with $\operatorname{asinh}$ a push of ten scales counts as three. That helps with real
 # wines, which have long tails, and blunts the alarm for unreal ones. How fast doubt grows outside
-# the data is a property of the model and its prior. The data have no say in it.
+# the data depends mostly on the model, its prior and the approximation (section 11). The data have
+# little say in it.
 #
 # This is a made-up shift: no real wine has one measurement ten scales away and all others
 # unchanged. White wine is a real example. If you have downloaded it once with
@@ -1730,7 +1738,9 @@ def fit_bnn_ensemble(x, y, *, seed, hidden=50, members=10, steps=400, rate=0.03,
 
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# **A fair line.** The networks were given $\operatorname{asinh}(x)$. So is a second line.
+# **A fair line.** Mean field, the heteroscedastic network, Laplace and the deep ensemble were given
+# $\operatorname{asinh}(x)$. So is a second line. (The plain network, dropout and the mixture of ten
+# see $x$ itself.)
 
 
 # %%
@@ -1859,8 +1869,9 @@ assert all(0.87 < table[name][:, 3].mean() < 0.93 for name in ("mean_field", "bn
 # **Read the table.** The straight line takes a fifth off the constant's error. The plain network
 # does not beat it by much, if at all: the first surprise of most practicals on these data. The
 # mean-field network beats it in both columns by more than two standard errors, and so it does when
-# the line is given the same $\operatorname{asinh}$. The mixture of ten networks is best here. The
-# 90 % intervals of both hold close to 90 %.
+# the line is given the same $\operatorname{asinh}$. The mixture of ten networks has the best log
+# density and CRPS here; in RMSE it is level with mean field. The 90 % intervals of both hold close
+# to 90 %.
 #
 # We aimed at 0.05 nats per wine above the line. The best model that obeys Bayes' theorem, mean
 # field with a noise output, gains between 0.04 and 0.05. Only the tempered mixture passes 0.05, and
@@ -1915,14 +1926,13 @@ assert gift["nearest"] > 0.05 and abs(gift["linear"]) < 0.02
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # *Gift* is what the twins are worth: the RMSE with twins together minus that with twins torn
-# apart. It measures the test, not the model.
+# apart. It says how much a random test flatters this model.
 #
-# The nearest neighbour is the worst model with twins together, and gains most when they are
-# torn apart: it remembers. The straight line cannot remember, and gains nothing; Laplace, with all
-# its doubt, gains little. So the random
-# split rewards memory, and published figures must be read with that in mind:
+# The nearest neighbour is the worst model with twins together, and gains most when they are torn
+# apart: it remembers. The straight line and Laplace hardly gain. So the random split rewards models
+# that remember, and published figures must be read with that in mind:
 #
-# | published, 20 random 90/10 splits, 50 hidden units | RMSE | log density |
+# | published, 20 random 90/10 splits, 50 hidden units | RMSE (points) | log density (nats) |
 # | --- | --- | --- |
 # | linear regression (ours, on splits of the same kind) | 0.654 | −0.997 |
 # | variational inference (Graves 2011) | 0.65 | −0.98 |
@@ -1948,7 +1958,7 @@ assert gift["nearest"] > 0.05 and abs(gift["linear"]) < 0.02
 #   half.
 # - The predictive density is an average of densities over weights; RMSE belongs to the mean.
 # - Doubt splits into noise and ignorance. Only ignorance shrinks with data, if the approximation is
-#   good enough; mean field with few data mixed them up, Laplace on the same model did not.
+#   good enough; mean field with few data mixed them up, Laplace did not.
 # - 90 % intervals held about 90 %, once the noise was in them. Log densities on integers can be
 #   cheated; coverage and CRPS cannot so easily.
 # - In a gap between data, mean field had about half the doubt of NUTS.

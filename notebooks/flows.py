@@ -16,9 +16,9 @@
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # **What you need.** Python, probability (Gaussian, Kullback–Leibler divergence), partial
 # derivatives, and the earlier lectures on variational Bayes. No GPU: the whole notebook takes
-# less than two minutes on two CPU cores. It runs unchanged on a GPU, where it was not timed.
+# about two minutes on two CPU cores. It runs unchanged on a GPU, where it was not timed.
 #
-# | section | what happens | reading and doing (minutes) | computing on two CPU cores |
+# | section | what happens | reading and running (minutes) | computing on two CPU cores |
 # | --- | --- | --- | --- |
 # | 1 | one dimension by hand | 15 | seconds |
 # | 2 | two dimensions: areas | 15 | seconds |
@@ -31,6 +31,8 @@
 # | 9 | are the samples any good? | 10 | 3 s |
 # | 10 | back to variational Bayes | 25 | 6 s |
 # | 11, 12 | which model when; recap | 10 | – |
+#
+# The seven exercises take another 110 minutes; each says how long.
 #
 # **Data.** Two moons, drawn by `course_utils.data.make_two_moons`: artificial, so that the true
 # density is known. No licence is needed.
@@ -829,10 +831,10 @@ _ = ax.legend()
 # the paired gap. (One batch scatters more, and its points were moved. What lies above 1.0 is cut
 # off.) Without the floor, "0.31 nats" would mean nothing.
 #
-# The two curves stay close: eight small layers do not learn ten thousand points by heart, that are
-# moved each time. Where the training curve ran away downwards while the validation curve turned
-# upwards, we would stop earlier, or take a smaller network. The function does the first by itself,
-# because it keeps the weights of the best validation score.
+# The two curves stay close: eight small layers do not learn by heart ten thousand points that are
+# moved each time. If the batch curve fell while the validation curve rose, we would stop earlier,
+# or take a smaller network. The function does not stop, but the effect is the same: it keeps the
+# weights with the best validation score.
 #
 # What does the score become without the Jacobian of the standardisation?
 
@@ -846,7 +848,8 @@ assert abs(realnvp_flow.scale.log().sum()) > 0.5
 # The same flow, the same points, and 0.8 nats between the two: they belong to different units. Only
 # the first may be compared with the entropy, or with another model's score.
 #
-# The trained flow has to pass the same tests as the untrained one.
+# The trained flow has to pass the round trip and the integral, too. (Its log-determinant agrees
+# with autograd whatever the weights are.)
 
 
 # %%
@@ -1228,8 +1231,9 @@ display(
 )
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# Every flow of the table has to pass the tests of section 4, after its training. For the spline
-# flow we run the round trip of the far points in 64-bit numbers, too.
+# We repeat two tests of section 4, the round trip of the far points and the integral, on the first
+# trained flow of each kind. The spline flow has to pass the round trip in 64-bit numbers; for 32
+# bits we only print its error.
 
 # %%
 for name, pairs in fits.items():
@@ -1322,8 +1326,8 @@ assert min(leaks["RealNVP, one Gaussian"], leaks["spline, one Gaussian"]) > 5e-4
 # scales and weights that are trained along with the layers,
 # $$p_z(z) = \sum_k \pi_k\,N(z; \mu_k, \operatorname{diag} \sigma_k^2).$$
 # The change of variables does not care which base it is given. Since $f$ begins as something close
-# to the identity, the mixture can begin at clusters of the (standardised) data. Thirty-two parts
-# are enough for shapes that we have not seen yet.
+# to the identity, the mixture can begin at clusters of the (standardised) data. We take thirty-two
+# parts, far more than there are moons: a moon is bent, and one Gaussian fits a short piece of it.
 
 
 # %%
@@ -1398,11 +1402,11 @@ _ = fig.colorbar(ax.images[0], ax=axes, label=r"$\log_{10}$ density", extend="mi
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # Logarithmic colours make visible what is thin: RealNVP leaves a thread between the moons, the
-# spline a veil. With the mixture base both are gone. They held 0.3 to 0.6 per cent of the
-# probability, which costs as many thousandths of a nat: only a part of what the gap fell by. From
-# the second picture to the third the batch was doubled, too, and a better base also sharpens the
-# edges of the moons. And the map need not be so steep and flat any more: its round trip is good in
-# 32 bits again.
+# spline a veil. With the mixture base both are nearly gone. They held 0.3 to 0.6 per cent of the
+# probability. This costs 0.003 to 0.006 nats: only a part of what the gap fell by. From the second
+# picture to the third the batch was doubled, too, and a better base also sharpens the edges of the
+# moons. And the map need not be so steep and flat any more: its round trip is good in 32 bits
+# again.
 #
 # Now read the last two rows of the table. The base alone is good, and the layers halve its gap. But
 # 32 Gaussians with full covariances, fitted in seconds by a method of 1977 (expectation
@@ -1619,12 +1623,12 @@ for ax, (name, g) in zip(axes, guides.items(), strict=True):
 
 # %% [markdown]
 # Heat map: exact posterior. Orange: draws from $q$. The Gaussian sits in the bend and ignores both
-# arms. The flow follows them, and its ELBO comes within a few thousandths
-# of a nat of the evidence.
+# arms. The flow follows them, and its ELBO comes within a few thousandths of a nat of the log
+# evidence $\log p(y)$.
 #
 # **The evidence recovered.** The ELBO is a bound. With weights $w = p(\theta, y) / q(\theta)$ for
-# draws from $q$, the mean of $w$ is an *unbiased* estimate of $p(y)$, whatever $q$. But it is only
-# as good as $q$ covers the posterior.
+# draws from $q$, the mean of $w$ is an *unbiased* estimate of $p(y)$, for every $q$ that is
+# positive wherever the posterior is. But it is only as good as $q$ covers the posterior.
 
 # %%
 for name, g in guides.items():
@@ -1636,11 +1640,12 @@ for name, g in guides.items():
 assert abs(estimate - log_evidence) < 0.02
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# Read the second number of each line. With the flow nearly every draw counts: its weights are
-# almost equal, because $q$ is almost the posterior. With the mean-field Gaussian a few draws from
-# the far end of the arms carry nearly all the weight. The estimate is unbiased on paper, and yet
-# usually too low: the rare draws that would lift it have not come. The effective share is the
-# warning light; look at it whenever you use importance weights.
+# Read the second number of each line. The **effective share** of $S$ draws with weights $w_i$ is
+# $(\sum_i w_i)^2 / (S \sum_i w_i^2)$: 1 if all weights are equal, $1/S$ if one draw carries all.
+# With the flow nearly every draw counts, because $q$ is almost the posterior. With the mean-field
+# Gaussian a small part of the draws, far out in the arms, carries most of the weight. The estimate
+# is unbiased on paper, and yet usually too low: the rare draws that would lift it have not come.
+# The effective share is the warning light; look at it whenever you use importance weights.
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ### Mode-seeking and mass-covering
@@ -1716,8 +1721,8 @@ _ = ax.legend(fontsize=10)
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 12 · What you saw
 # - The log-determinant is the change of area. Forget the absolute value, the sign or the scale of
-#   the data, and the "density" is none. A round trip, autograd and an integral find such
-#   mistakes in seconds.
+#   the data, and the result is no density. An integral finds such mistakes in seconds. A round
+#   trip finds a wrong inverse, autograd a wrong log-determinant.
 # - Against the truth, a Gaussian misses 1.6 nats; three affine autoregressive blocks tenths of a
 #   nat; RealNVP by hand and splines two or three hundredths; splines on a mixture base about one
 #   hundredth.

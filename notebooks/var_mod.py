@@ -18,7 +18,7 @@
 # earlier lectures on variational Bayes. No GPU: the whole notebook runs in about two minutes on two
 # CPU cores. It runs unchanged on a GPU, where it was not timed.
 #
-# | section | what happens | reading and doing (minutes) | computing on two CPU cores |
+# | section | what happens | reading and running (minutes) | computing on two CPU cores |
 # | --- | --- | --- | --- |
 # | 1 | digits without labels | 5 | seconds |
 # | 2 | an autoencoder | 10 | 10 s |
@@ -32,6 +32,8 @@
 # | 10 | the dial β | 10 | 20 s |
 # | 11 | partially labelled | 5 | seconds |
 # | 12 | a warning | 10 | 5 s |
+#
+# The seven exercises take another 110 minutes; each says how long.
 #
 # **Data.** MNIST, 28 × 28 pixels, Yann LeCun, Corinna Cortes and Christopher Burges, CC BY-SA 3.0.
 # The course bundles 16,000 training, 2,000 validation and 2,000 test digits.
@@ -120,9 +122,9 @@ except ValueError as error:
 # - **thresholded**: a pixel is 1 if its grey value is above ½;
 # - **sampled**: a pixel is 1 with probability equal to its grey value.
 #
-# Published tables mostly use the second. So do we, everywhere below. Validation and test digits are
-# sampled once and stay fixed. Training digits are sampled afresh whenever they are used: the model
-# then never sees the same training image twice.
+# Published tables mostly use the second. So do we, wherever pixels have a Bernoulli likelihood.
+# Validation and test digits are sampled once and stay fixed. Training digits are sampled afresh
+# whenever they are used: the model then never sees the same training image twice.
 
 
 # %%
@@ -303,7 +305,7 @@ assert 0.1 < empty < 0.9
 # image from a **likelihood** whose parameters the decoder computes:
 #
 # $$ z \sim p(z) = N(0, I), \qquad x \mid z \sim p_\theta(x \mid z) = \prod_j
-# \text{Bernoulli}(x_j;\ \text{decoder}_\theta(z)_j). $$
+# \text{Bernoulli}\big(x_j;\ \text{sigmoid}(\text{decoder}_\theta(z)_j)\big). $$
 #
 # Here $\theta$ are the weights of the decoder. To fit them by maximum likelihood we need the
 # **marginal likelihood** of each image,
@@ -785,7 +787,8 @@ assert ratio > 20 and ratio_baseline > 1
 # the score function remains useful.
 #
 # ### Exercise 3: write `reparametrise` (5 minutes)
-# Given `mu` and `log_sigma` `(n, k)` and noise `eps` `(s, n, k)`, return `z` `(s, n, k)`.
+# Given `mu` and `log_sigma` `(n, k)` and noise `eps` `(s, n, k)`, return `z` `(s, n, k)`. Here `s`
+# is the number of draws again, not the standard deviation of section 5.
 
 
 # %% tags=["exercise"]
@@ -879,9 +882,9 @@ assert trace.nodes["z"]["log_prob"].shape == (5,)  # one number per image
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # `SVI` estimates the gradient of the ELBO and takes a step. `TraceMeanField_ELBO` uses the closed
 # form of the rate where both sides are Gaussian; the default `Trace_ELBO` estimates it with the
-# same draw: equally right on average, noisier far from the posterior, and less noisy when $q$ is
-# nearly exact. The loss is a *sum* over the batch, so we divide by the number of images: nats per
-# image.
+# same draw, which is equally right on average. If $q$ were the exact posterior, its estimate of the
+# ELBO would have no noise, but its gradient still would. The loss is a *sum* over the batch, so we
+# divide by the number of images: nats per image.
 #
 # No factor $N/B$ ($N$ data, $B$ of them in a batch) appears here, unlike in the notebook on
 # Bayesian networks. There, weights have a prior that must be balanced against all the data. Here,
@@ -999,9 +1002,9 @@ assert checks.check_vae_loss(solution_vae_loss)
 # %% [markdown]
 # A related slip is to write down a Bernoulli and to train with a squared error. A squared error is
 # a likelihood too, but another one: up to a constant it is $-\log$ of a Gaussian density. Its sum
-# over pixels belongs to $\sigma^2 = \frac12$. Scripts that minimise $1000 \cdot \text{MSE} +
-# \text{KL}$, with the mean over $d = 784$ pixels, have fixed $\sigma^2 = d / 2000$ without saying
-# so:
+# over pixels belongs to a Gaussian of variance $\frac12$. Scripts that minimise $1000 \cdot
+# \text{MSE} + \text{KL}$, with the mean over $d = 784$ pixels, have fixed that variance at $d /
+# 2000$ without saying so:
 
 # %% tags=["nbval-check-output"]
 rebuilt, variance = 0.9 * grey_test[:50] + 0.05, d / 2000
@@ -1102,8 +1105,8 @@ _ = ipywidgets.interact(
 # Jensen's inequality $L_K = E[\log \text{average}] \le \log E[\text{average}] = \log p(x)$. An
 # average of more weights fluctuates less, which closes the gap. When all weights are equal, $q$
 # *is* the posterior, and one draw gives the exact answer. So the distance between $L_1$ and
-# $L_{500}$ is at most, and nearly, the distance $\text{KL}(q(z) \| p(z \mid x))$ of $q$ from the
-# posterior.
+# $L_{500}$ is at most the distance $\text{KL}(q(z) \| p(z \mid x))$ of $q$ from the posterior. How
+# much of it is still missing, 500 draws cannot tell.
 #
 # ### Exercise 5: write the importance-weighted bound (15 minutes)
 # Given `log_joint` = $\log p(x, z_s)$ and `log_q` = $\log q(z_s \mid x)$, both `(s, n)`, return the
@@ -1451,8 +1454,8 @@ for ax, (name, images) in zip(axes, panels.items(), strict=True):
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 10. The dial β
 # Let us weigh the rate: loss $= \text{distortion} + \beta \cdot \text{rate}$. At $\beta = 1$ it is
-# the ELBO. Below, codes may cost more, and reconstructions get better. Above, codes get cheaper
-# (Higgins et al. 2017; Alemi et al. 2018). **Predict first:** which β has the best ELBO?
+# minus the ELBO. Below, codes may cost more, and reconstructions get better. Above, codes get
+# cheaper (Higgins et al. 2017; Alemi et al. 2018). **Predict first:** which β has the best ELBO?
 #
 # To keep it short, each β gets a smaller network, 4,000 digits and ten latents.
 
@@ -1591,9 +1594,11 @@ assert checks.check_continuous_bernoulli(solution_continuous_bernoulli)
 # **Question:** 16,000 images, but only 100 labels. Does it help to have learnt from the other
 # images? Train the same linear classifier on the same 100 digits, ten of each kind, with three
 # kinds of input: the pixels, the 32 posterior means (the codes), and the last hidden layer of the
-# encoder, from which the codes are computed. Repeat with five choices of the hundred. The
-# classifier has a penalty on its weights, and a penalty depends on the scale of the input. So each
-# kind of input is centred and divided by *one* number, such that its mean squared length is 1.
+# encoder, from which the codes are computed. All three come from the grey images, not binarised: so
+# nothing in them is drawn at random. Repeat with five choices of the hundred.
+#
+# The classifier has a penalty on its weights, and a penalty depends on the scale of the input. So
+# each kind of input is centred and divided by *one* number, such that its mean squared length is 1.
 # **Predict first:** which of the three wins?
 
 # %%
@@ -1617,7 +1622,7 @@ for seed in range(LABEL_SEEDS):
         classifier.fit(train[chosen].numpy(), digits.y_train[chosen].numpy())
         accuracy[name].append(classifier.score(test.numpy(), digits.y_test.numpy()))
 
-# %%
+# %% slideshow={"slide_type": "subslide"}
 pixels = torch.tensor(accuracy["pixels"])
 gains = {}
 for name, values in accuracy.items():
@@ -1628,7 +1633,7 @@ for name, values in accuracy.items():
 assert min(map(min, accuracy.values())) > 0.5 and gains["hidden layer"] > 0
 assert gains["codes"] < gains["hidden layer"]
 
-# %% slideshow={"slide_type": "subslide"}
+# %%
 fig, ax = plt.subplots(figsize=(6, 3))
 for place, values in enumerate(accuracy.values()):
     ax.plot(values, [place] * len(values), "o", alpha=0.7)
@@ -1636,7 +1641,7 @@ ax.set(xlabel="share of test digits right", yticks=range(3), yticklabels=list(ac
 ax.set_ylim(-0.5, 2.5)
 _ = ax.set_title(f"one dot per choice of {LABELS} labels")
 
-# %% [markdown]
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # Guessing scores 10 %. The unlabelled digits do help, but not where most people look. The *codes*
 # are no better for a linear classifier than plain pixels: they are made to carry everything about
 # the image in few nats, and the slant and the width of a stroke cost as many nats as its meaning.

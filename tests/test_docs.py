@@ -164,8 +164,14 @@ def test_computing_time_of_the_wine_notebook_is_the_sum_of_its_table():
     head = markdown(NAMES[0]).split("\n# ")[0]
     rows = tables(head)[0]
     assert 75 <= sum(int(row["seconds on a CPU"]) for row in rows) <= 105  # a minute and a half
-    minutes = sum(exercises(NAMES[0]).values())
-    assert f"The seven exercises take another {minutes} minutes" in " ".join(head.split())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_introduction_says_how_long_the_exercises_take(name):
+    minutes = exercises(name)
+    assert len(minutes) == 7
+    sentence = f"The seven exercises take another {sum(minutes.values())} minutes"
+    assert sentence in " ".join(markdown(name).split())
 
 
 def test_picture_of_the_readme_is_the_one_in_the_notebook():

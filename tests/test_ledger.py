@@ -148,7 +148,7 @@ DROPPED = [
     r"\(\d+ minutes\)",
     r"\b(?:arXiv|doi):\S+",
     r"\bSHA-256\b|\bF11\b",
-    r"\b32[- ]bits?\b",
+    r"\b32[-\s]bits?\b",
     r"\d+–\d+ March",
     r"CC BY(?:-SA)? \d\.\d",
 ]
