@@ -10,6 +10,8 @@ import json
 import math
 import re
 import statistics
+from collections import Counter, defaultdict
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,7 +76,7 @@ def code(text: str) -> str:
     return "`" + text.replace("|", "\\|") + "`"
 
 
-def spread(values: list[float]) -> str:
+def spread(values: Collection[float]) -> str:
     """Median, and in brackets smallest and largest."""
     low, middle, high = (number(f(values)) for f in (min, statistics.median, max))
     return middle if low == high else f"{middle} ({low} to {high})"
@@ -99,11 +101,11 @@ def seconds_to(curve: list, goal: float) -> float:
     return next((seconds for seconds, quality in curve if quality >= goal), math.inf)
 
 
-def times_to_quality(runs: dict, of: str) -> dict[str, list[float]]:
-    """Seconds, per seed, until each competitor has the quality that ``of`` ends with."""
+def times_to_quality(runs: dict, of: str) -> dict[str, dict[str, float]]:
+    """Seconds, by seed, until each competitor has the quality that ``of`` ends with."""
     goals = {seed: run["curve"][-1][1] for seed, run in runs.get(of, {}).items()}
     return {
-        name: [seconds_to(run["curve"], goals[s]) for s, run in each.items() if s in goals]
+        name: {s: seconds_to(run["curve"], goals[s]) for s, run in each.items() if s in goals}
         for name, each in runs.items()
     }
 
@@ -115,13 +117,8 @@ def ratios(above: dict, below: dict, figure) -> list[float]:
 
 def paired_times(runs: dict, name: str, of: str) -> list[float]:
     """Seconds to the quality that ``of`` ends with, over its own, pair by pair."""
-    goals = {seed: run["curve"][-1][1] for seed, run in runs.get(of, {}).items()}
-    pairs = [
-        (run["curve"], runs[of][seed]["curve"], goals[seed])
-        for seed, run in runs.get(name, {}).items()
-        if seed in goals
-    ]
-    return [seconds_to(ours, goal) / seconds_to(theirs, goal) for ours, theirs, goal in pairs]
+    times = times_to_quality(runs, of)
+    return ratios(times.get(name, {}), times.get(of, {}), lambda seconds: seconds)
 
 
 def moons_leads(runs: dict) -> dict[str, list[float]]:
@@ -195,7 +192,7 @@ def bnn_section(stored: dict) -> list[str]:
             titled(name),
             spread([run["ms_per_step"] for run in each.values()]),
             spread([run["of_floor"] for run in each.values()]),
-            spread(times[name]) if times[name] else "",
+            spread(times[name].values()) if times[name] else "",
             spread([run["seconds"] for run in each.values()]),
             mean_error([run["test_log_density"] for run in each.values()], 3),
             mean_error([run["test_rmse"] for run in each.values()], 3),
@@ -228,11 +225,9 @@ VAE_TEXT = (
     "tutorial ends with *here*, after the digits that the table counts. The tutorial itself "
     "trains twelve times longer, 100 epochs of 60,000, and on grey digits; that was not measured. "
     "Digits: 16,000 bundled ones for training, 2,000 for the test; of all of MNIST 50,000 and "
-    "10,000. "
-    "Operations: floating-point operations "
-    "of the matrix products of a training step. *Peak* is the speed of a product of two "
-    "1024 × 1024 matrices in the same process; the share counts all of training, optimiser "
-    "and binarisation too."
+    "10,000. Operations: floating-point operations of the matrix products of a training step. "
+    "*Peak* is the speed of a product of two 1024 × 1024 matrices in the same process; the share "
+    "counts all of training, optimiser and binarisation too."
 )
 
 
@@ -245,7 +240,7 @@ def vae_section(name: str, stored: dict) -> list[str]:
             titled(competitor),
             f"{values[0]['images']:,}",
             mean_error([run["test_elbo"] for run in values], 1),
-            spread(times[competitor]) if times[competitor] else "",
+            spread(times[competitor].values()) if times[competitor] else "",
             spread([run["seconds"] for run in values]),
             number(values[0]["flops_per_image"] / 1e6),
             spread([100 * run["share_of_peak"] for run in values]),
@@ -309,22 +304,20 @@ def slowest_cells(settings: dict[str, dict]) -> list[list[str]]:
     Args:
         settings: Per setting, the runs by seed. Cells of a run that begin alike are added up.
     """
-    found: dict[str, dict[str, list[float]]] = {}
+    medians: dict[str, dict[str, float]] = {}
     for setting, each in settings.items():
+        found = defaultdict(list)
         for run in each.values():
-            sums: dict[str, float] = {}
+            sums: Counter[str] = Counter()
             for seconds, text in run["slowest"]:
-                sums[text] = sums.get(text, 0.0) + seconds
+                sums[text] += seconds
             for text, seconds in sums.items():
-                found.setdefault(text, {}).setdefault(setting, []).append(seconds)
-    medians = {
-        text: [statistics.median(of[setting]) if setting in of else None for setting in settings]
-        for text, of in found.items()
-    }
-    known = [text for text in medians if medians[text][0] is not None]
-    largest = sorted(known, key=lambda text: medians[text][0], reverse=True)[:10]
+                found[text].append(seconds)
+        medians[setting] = {text: statistics.median(values) for text, values in found.items()}
+    first = next(iter(medians.values()))
+    largest = sorted(first, key=first.__getitem__, reverse=True)[:10]
     return [
-        [*("" if value is None else f"{value:.1f}" for value in medians[text]), code(text)]
+        [*(f"{of[text]:.1f}" if text in of else "" for of in medians.values()), code(text)]
         for text in largest
     ]
 
@@ -445,23 +438,24 @@ def readme_table(stored: dict[str, dict]) -> str:
     """The README's section: one line per subject."""
     rows = []
 
-    def add(subject: str, ours: list[float], others: list[float], whose: str) -> None:
+    def add(subject: str, ours: Collection[float], others: Collection[float], whose: str) -> None:
         rows.append([subject, spread(ours), f"{spread(others)}: {titled(whose)}"])
 
     if "bnn" in stored:
         runs = stored["bnn"]["runs"]
         times = times_to_quality(runs, USUAL)
         text = "Bayesian network: seconds to the quality that the usual style ends with"
-        add(text, times["notebook"], times[USUAL], USUAL)
+        add(text, times["notebook"].values(), times[USUAL].values(), USUAL)
         peers = [name for name in times if name not in ("notebook", USUAL, FLOOR)]
-        fastest = min(peers, key=lambda name: statistics.median(times[name]))
-        add("The same, beside the fastest library", times["notebook"], times[fastest], fastest)
+        fastest = min(peers, key=lambda name: statistics.median(times[name].values()))
+        ours, theirs = (times[name].values() for name in ("notebook", fastest))
+        add("The same, beside the fastest library", ours, theirs, fastest)
         steps = {name: [run["ms_per_step"] for run in each.values()] for name, each in runs.items()}
         add("Bayesian network: milliseconds per step", steps["notebook"], steps[FLOOR], FLOOR)
     if "vae" in stored:
         times = times_to_quality(stored["vae"]["runs"], STOCK)
         text = "Autoencoder: seconds to the quality that the tutorial's network ends with"
-        add(text, times["notebook"], times[STOCK], STOCK)
+        add(text, times["notebook"].values(), times[STOCK].values(), STOCK)
     if "flows" in stored:
         runs = stored["flows"]["runs"]
         leads = moons_leads(runs)
