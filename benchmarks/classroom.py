@@ -21,10 +21,11 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-import incidents
 import nbformat
 import psutil
-from hub import ROOT, Hub, Student, serve_repository
+
+from benchmarks import incidents
+from benchmarks.hub import ROOT, Hub, Student, serve_repository
 
 HERE = Path(__file__).resolve().parent
 NOTEBOOK = "notebooks/bayesian_neural_networks_wine.ipynb"

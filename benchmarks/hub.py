@@ -24,7 +24,7 @@ import websocket
 
 ROOT = Path(__file__).resolve().parents[1]
 BINDER = ROOT / "binder" / "jupyterhub"
-sys.path.insert(0, str(BINDER))
+
 import students  # noqa: E402
 
 PROXY = BINDER / "node_modules" / ".bin" / "configurable-http-proxy"

@@ -6,7 +6,7 @@ Each function returns how long it took (seconds) and what the student was told.
 import contextlib
 import time
 
-from hub import Hub, Kernel, KernelDied, Student, page_text, wait_until
+from benchmarks.hub import Hub, Kernel, KernelDied, Student, page_text, wait_until
 
 NOTEBOOK = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": []}
 

@@ -19,11 +19,11 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks import measure
+from tools import build_notebooks as tool
+
 HERE = Path(__file__).resolve().parent
 STORE = HERE / "seeds.json"
-sys.path[:0] = [str(HERE), str(HERE.parent / "tools")]
-import measure  # noqa: E402
-import notebooks as tool  # noqa: E402
 
 
 def code_digest(name: str) -> str:

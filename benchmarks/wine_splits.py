@@ -11,7 +11,6 @@ much another choice of splits would change.
 import argparse
 import json
 import platform
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,11 +22,10 @@ import torch
 
 from course_utils.data import load_wine_quality
 from course_utils.metrics import mean_and_error, mixture_log_density, rmse
+from tools.notebook_definitions import definitions
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "tests"))
 
-from lift import lift  # noqa: E402
 
 RESULT = HERE / "wine_splits.json"
 MODELS = ("fit_linear", "fit_mean_field_bnn", "fit_laplace", "fit_bnn_ensemble")
@@ -55,7 +53,7 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=20)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    book = lift("bayesian_neural_networks_wine")
+    book = definitions("bayesian_neural_networks_wine")
     stored: dict = {}
     for name in arguments.models or MODELS:
         for group, splits in GROUPS.items():

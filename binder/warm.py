@@ -10,9 +10,10 @@ import shutil
 import sys
 from pathlib import Path
 
+from tools import build_notebooks as notebooks
+
 BINDER = Path(__file__).resolve().parent
-sys.path.insert(0, str(BINDER.parent / "tools"))
-import notebooks  # noqa: E402
+
 
 SETTINGS = {
     "overrides.json": "share/jupyter/lab/settings/overrides.json",

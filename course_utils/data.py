@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from course_utils.arguments import as_array, is_number, is_whole, require
+from course_utils.validation import as_array, is_number, is_whole, require
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from course_utils.arguments import is_number, require, require_numbers
+from course_utils.validation import is_number, require, require_numbers
 
 
 def mean_and_error(values: Tensor) -> tuple[Tensor, Tensor]:

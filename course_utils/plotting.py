@@ -11,8 +11,8 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from course_utils.arguments import as_array, is_number, is_whole, require, require_numbers
 from course_utils.metrics import central_interval, coverage
+from course_utils.validation import as_array, is_number, is_whole, require, require_numbers
 
 # Okabe and Ito (2008), Color universal design: told apart with every kind of colour vision.
 PALETTE = {

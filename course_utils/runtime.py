@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from course_utils.arguments import is_whole, require
+from course_utils.validation import is_whole, require
 
 if TYPE_CHECKING:
     import torch

@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-import measure
-import report
-from peers import bnn, densities, flows, vae
+from benchmarks import measure, report
+from benchmarks.baselines import bnn, densities, flows, vae
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = {"bayesian-torch": "bayesian_torch", "blitz": "blitz", "torchbnn": "torchbnn",
@@ -143,8 +142,8 @@ def test_a_note_costs_no_measured_time(monkeypatch):
 
 SCRIPT = """import sys
 from pathlib import Path
-sys.path.insert(0, {benchmarks!r})
-import measure
+
+from benchmarks import measure
 measure.PROGRESS, measure.RESULTS = Path({results!r}), Path({results!r}) / "published"
 
 def one(name, seed, *, quick, full):

@@ -13,14 +13,13 @@ import yaml
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from chromium import artefacts, chromium
-from lab import jupyterlab
+from binder import rehearse, warm
+from tests.browser import artefacts, chromium
+from tests.jupyter_server import jupyterlab
 
 ROOT = Path(__file__).resolve().parents[1]
 BINDER = ROOT / "binder"
-sys.path.insert(0, str(BINDER))
-import rehearse  # noqa: E402
-import warm  # noqa: E402
+
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="images are built on Linux")
 

@@ -14,9 +14,9 @@ import nbformat
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-import notebooks as tool
-from chromium import artefacts, chromium
-from lab import PATIENCE, jupyterlab, kernels, shut_down_kernels, tries
+from tests.browser import artefacts, chromium
+from tests.jupyter_server import PATIENCE, jupyterlab, kernels, shut_down_kernels, tries
+from tools import build_notebooks as tool
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]

@@ -14,11 +14,10 @@ import nbformat
 import pytest
 import yaml
 
-import clean
-import links
-import notebooks as tool
-import spelling
-from need import need
+from tests.requirements import need
+from tools import build_notebooks as tool
+from tools import clean, spelling
+from tools import launch_links as links
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ["bayesian_neural_networks_wine", "var_mod", "flows"]
@@ -175,7 +174,7 @@ def test_the_introduction_says_how_long_the_exercises_take(name):
 
 
 def test_picture_of_the_readme_is_the_one_in_the_notebook():
-    import website
+    from tools import build_site as website
 
     assert (ROOT / "docs" / "picture.png").read_bytes() == website.picture(), "Remedy: make site"
 

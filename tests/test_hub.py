@@ -14,17 +14,18 @@ from pathlib import Path
 import pytest
 import requests
 
-from need import need
+from tests.requirements import need
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-sys.path.insert(0, str(ROOT / "binder" / "jupyterhub"))
+
+
 if sys.platform == "win32":
     pytest.skip("JupyterHub does not run on Windows", allow_module_level=True)
-import hub as hub_module  # noqa: E402
-import incidents  # noqa: E402
 import students  # noqa: E402
-from hub import (  # noqa: E402
+
+from benchmarks import hub as hub_module
+from benchmarks import incidents
+from benchmarks.hub import (  # noqa: E402
     NEEDED,
     PROXY,
     Browser,

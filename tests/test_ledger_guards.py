@@ -16,10 +16,10 @@ import torch
 import zuko
 from torch.distributions import Categorical, MixtureSameFamily, Normal
 
-import notebooks as tool
 from course_utils.data import load_wine_quality, make_two_moons, two_moons_log_prob
 from course_utils.metrics import rmse
-from lift import lift
+from tools import build_notebooks as tool
+from tools.notebook_definitions import definitions
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
@@ -65,7 +65,7 @@ def test_no_model_is_fitted_or_chosen_on_test_data():
 @pytest.fixture
 def wine():
     """The wine notebook on made-up wines: y = 5 + x_0 + noise 0.5; fold 0 is far away."""
-    book = lift("bayesian_neural_networks_wine")
+    book = definitions("bayesian_neural_networks_wine")
     noise = torch.Generator().manual_seed(0)
     x = torch.randn(1000, 11, generator=noise).double()
     y = 5 + x[:, 0] + 0.5 * torch.randn(1000, generator=noise).double()
@@ -110,7 +110,7 @@ def test_test_wines_touch_neither_scale_nor_fit(wine):
 
 
 def test_a_flow_standardises_with_its_training_points():
-    book = lift("flows")
+    book = definitions("flows")
     x = torch.tensor([3.0, -1.0]) + torch.tensor([2.0, 0.1]) * torch.randn(500, 2)
     flow = book.build_flow("realnvp", x, 1, 0)
     torch.testing.assert_close(flow.shift, x.mean(0))
@@ -139,7 +139,7 @@ def test_every_table_of_results_has_its_reference_rows(name):
 
 def test_five_repetitions_or_more():
     """D6: and every table of results gives standard errors."""
-    wine, vae, flows = map(lift, ("bayesian_neural_networks_wine", "var_mod", "flows"))
+    wine, vae, flows = map(definitions, ("bayesian_neural_networks_wine", "var_mod", "flows"))
     counts = wine.FOLDS, wine.SUBSET_SEEDS, vae.LABEL_SEEDS, flows.SEEDS
     assert min(counts) >= 5
     for name, row in (
@@ -160,7 +160,7 @@ def test_the_model_holds_the_prior_once_and_every_wine_once(noisy):
     """B2: the log joint of the Pyro model, written out."""
     import pyro
 
-    book = lift("bayesian_neural_networks_wine")
+    book = definitions("bayesian_neural_networks_wine")
     x, y = torch.randn(30, 3), torch.randn(30)
     trace = pyro.poutine.trace(book.bnn_model).get_trace(x, y, 4, noisy)
     w, prior = trace.nodes["w"]["value"], book.weight_prior(x, 4, noisy)
@@ -171,7 +171,7 @@ def test_the_model_holds_the_prior_once_and_every_wine_once(noisy):
 
 def test_small_data_stay_small_and_nested():
     """B3: each fit sees exactly the first wines of one fixed order."""
-    book = lift("bayesian_neural_networks_wine")
+    book = definitions("bayesian_neural_networks_wine")
     scope, seen = book.doubt_by_size.__globals__, []
     orders = [torch.randperm(40, generator=torch.Generator().manual_seed(k)) for k in range(2)]
     x = torch.arange(40.0)[:, None]
@@ -228,7 +228,7 @@ def test_no_normal_is_given_a_variance():
 @pytest.mark.parametrize("fit", ["fit_deep_ensemble", "fit_bnn_ensemble"])
 def test_an_ensemble_keeps_its_members_apart(fit):
     """B10: draws are members, each with its own mean and its own noise for every wine."""
-    book = lift("bayesian_neural_networks_wine")
+    book = definitions("bayesian_neural_networks_wine")
     x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
     mean, scale = getattr(book, fit)(x, x[:, 0], seed=0, steps=5, members=4)(x[:6], 4)
     for part in (mean, scale):
@@ -253,12 +253,12 @@ def test_likelihoods_get_logits():
     named = [keyword for call in calls("var_mod", "Bernoulli") for keyword in call.keywords]
     given += [ast.unparse(keyword.value) for keyword in named if keyword.arg == "logits"]
     assert len(given) > 8 and not any("sigmoid" in argument for argument in given)
-    assert isinstance(lift("var_mod").Vae(6, 2, hidden=3).decoder[-1], torch.nn.Linear)
+    assert isinstance(definitions("var_mod").Vae(6, 2, hidden=3).decoder[-1], torch.nn.Linear)
 
 
 def test_there_is_no_training_mode_to_forget():
     """V4: train() and eval() give the same scores, and no module remembers a batch."""
-    book = lift("var_mod")
+    book = definitions("var_mod")
     vae, x = book.ScoredVae(6, 2, hidden=5), (torch.rand(9, 6) < 0.5).float()
     assert torch.equal(vae.train().elbo(x), vae.eval().elbo(x))
     before = {name: value.clone() for name, value in vae.state_dict().items()}
@@ -268,7 +268,7 @@ def test_there_is_no_training_mode_to_forget():
 
 def test_generated_images_have_not_seen_an_image():
     """V5: sampling works without an encoder, and the labels of the pictures say what they are."""
-    vae = lift("var_mod").ScoredVae(6, 2, hidden=5)
+    vae = definitions("var_mod").ScoredVae(6, 2, hidden=5)
     vae.encoder = None
     assert vae.sample(4).shape == (4, 6)
     text = source("var_mod")
@@ -317,7 +317,7 @@ def test_no_density_is_drawn_upside_down():
 
 def test_the_gap_is_paired():
     """F6: a model that is 0.1 nats off everywhere has that gap, and no standard error."""
-    book = lift("flows")
+    book = definitions("flows")
     x = torch.randn(200, 2)
     book.gap_to_truth.__globals__["x_test"] = x
     gap, error = book.gap_to_truth(book.true_log_prob(x) - 0.1)

@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-import notebooks as tool
+from tools import build_notebooks as tool
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = tool.names()

@@ -6,13 +6,12 @@ import shutil
 from pathlib import Path
 
 import nbformat
-import present
 import pytest
-import slidecut
 
-import notebooks as tool
-from chromium import artefacts, chromium
-from lab import jupyterlab
+from tests.browser import artefacts, chromium
+from tests.jupyter_server import jupyterlab
+from tools import build_notebooks as tool
+from tools import present, slidecut
 
 SCREEN = {"width": 1280, "height": 720}
 

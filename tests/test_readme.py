@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-import environment
+from tools import create_venv as environment
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXTS = ("README.md", "CONTRIBUTING.md", "docs/instructor.md", "docs/student.md")

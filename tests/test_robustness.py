@@ -806,6 +806,6 @@ def test_trouble_is_one_line_with_a_remedy(trouble, capsys, monkeypatch):
 
 
 def test_time_is_not_wasted_by_importing_the_validators():
-    code = "import sys, course_utils.arguments as a; print('torch' in sys.modules, a.__name__)"
+    code = "import sys, course_utils.validation as a; print('torch' in sys.modules, a.__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False course_utils.arguments\n"
+    assert done.stdout == "False course_utils.validation\n"

@@ -16,10 +16,10 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
-import links
-import website
-from chromium import artefacts, chromium
-from need import need
+from tests.browser import artefacts, chromium
+from tests.requirements import need
+from tools import build_site as website
+from tools import launch_links as links
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("bayesian_neural_networks_wine", "var_mod", "flows")

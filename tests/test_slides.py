@@ -17,10 +17,10 @@ from pypdf import PdfReader
 from scipy.integrate import quad
 from scipy.stats import norm
 
-import build
-import figures
-from chromium import chromium
-from need import need
+from slides import build_slides as build
+from slides import figures
+from tests.browser import chromium
+from tests.requirements import need
 
 SLIDES = Path(__file__).resolve().parents[1] / "slides"
 TEXT = (SLIDES / "lecture.md").read_text(encoding="utf-8")

@@ -16,9 +16,10 @@ import yaml
 from jupyter_client import KernelManager
 from jupyter_client.kernelspec import KernelSpecManager
 
+from benchmarks import classes
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import classes  # noqa: E402
+
 
 UNIVERSITY = ROOT / "binder" / "university"
 SLURM = sorted((UNIVERSITY / "slurm").iterdir())

@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-import notebooks
+from tools import build_notebooks as notebooks
 
 OF_THE_NOTEBOOK = ("kernelspec", "course", "language_info")
 OF_A_CELL = ("tags", "slideshow", "jupyter", "lines_to_next_cell")

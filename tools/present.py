@@ -11,7 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
-import notebooks
+from tools import build_notebooks as notebooks
 
 STATE = Path(__file__).resolve().parents[1] / "build" / "presenting"
 SETTINGS = {

@@ -16,7 +16,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-import notebooks
+from tools import build_notebooks as notebooks
 
 HEIGHTS = Path(__file__).resolve().parents[1] / "build" / "presenting"
 MARK = re.compile(r' slideshow=\{"slide_type": "(\w+)"\}')

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import notebooks
+from tools import build_notebooks as notebooks
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+
 import students  # noqa: E402
 
 c = get_config()  # noqa: F821 - JupyterHub provides it

@@ -9,7 +9,6 @@ timed in turn with a step of the notebook's best flow, and it gets as many steps
 time of that flow's training. One thread.
 """
 
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,15 +19,15 @@ import torch
 from torch import Tensor, nn
 from torch import distributions as dist
 
+from benchmarks import measure
+from benchmarks.baselines.densities import DENSITIES, Density
+from tools.notebook_definitions import definitions
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path[:0] = [str(HERE), str(HERE.parent), str(ROOT / "tests")]
 
-import measure  # noqa: E402
-from densities import DENSITIES, Density  # noqa: E402
-from lift import lift  # noqa: E402
 
-nb = lift("flows")
+nb = definitions("flows")
 GLOBALS = nb.fit_flow.__globals__
 GLOBALS["device"] = torch.device("cpu")  # the notebook sets it in a cell
 BUILD, MEAN_NLL = nb.build_flow, nb.mean_nll

@@ -8,7 +8,6 @@ the same function on the same binary test digits, nats per image. By default the
 ``--full`` takes all of MNIST, which is downloaded once. One thread.
 """
 
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -24,16 +23,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import measure
 from course_utils.data import load_mnist
+from tools.notebook_definitions import definitions
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path[:0] = [str(HERE.parent), str(ROOT / "tests")]
 
-import measure  # noqa: E402
-from lift import lift  # noqa: E402
 
-nb = lift("var_mod")
+nb = definitions("var_mod")
 LATENT, RATE, BATCH = 32, 1e-3, 256
 SIZES = {"quick": (1, 40), "bundled": (30, 1700), "full": (10, 1700)}  # epochs, notebook's steps
 NOTES = 20  # points of a curve

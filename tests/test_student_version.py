@@ -11,8 +11,8 @@ import nbformat
 import pytest
 from nbclient.exceptions import CellExecutionError
 
-import notebooks as tool
-import student
+from tools import build_notebooks as tool
+from tools import student_version as student
 
 NAMES = tool.names()
 CODE, TEXT = nbformat.v4.new_code_cell, nbformat.v4.new_markdown_cell

@@ -12,7 +12,6 @@ date, versions and seconds, is stored in ``vae_full.json`` beside this file.
 import argparse
 import json
 import platform
-import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,18 +26,17 @@ from torch import nn
 
 from course_utils.data import load_mnist
 from course_utils.runtime import set_threads
+from tools.notebook_definitions import definitions
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "tests"))
 
-from lift import lift  # noqa: E402
 
 RESULT = HERE / "vae_full.json"
 SETTINGS = {  # of fit_vae; the notebook's own setting is hidden=400, k=32, steps=1700
     "five": {"k": 40, "hidden": 500, "steps": 12_000},
     "long": {"k": 40, "hidden": 500, "steps": 30_000},
 }
-nb = lift("var_mod")
+nb = definitions("var_mod")
 
 
 class StockVae(nb.ScoredVae):

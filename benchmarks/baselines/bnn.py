@@ -10,7 +10,6 @@ scale. The notebook's function and its floor use all wines in every step; the ot
 
 import itertools
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -28,17 +27,16 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks import measure
 from course_utils.data import duplicate_groups, load_wine_quality, split_indices
 from course_utils.metrics import mixture_log_density, rmse
+from tools.notebook_definitions import definitions
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path[:0] = [str(HERE.parent), str(ROOT / "tests")]
 
-import measure  # noqa: E402
-from lift import lift  # noqa: E402
 
-nb = lift("bayesian_neural_networks_wine")
+nb = definitions("bayesian_neural_networks_wine")
 nb.standardise.__globals__["device"] = torch.device("cpu")  # the notebook sets it in a cell
 HIDDEN = 50
 STEPS, RATE = 800, 0.03  # of the notebook's fit_mean_field_bnn

@@ -17,7 +17,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-import notebooks
+from tools import build_notebooks as notebooks
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "build" / "student"

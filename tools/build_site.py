@@ -17,11 +17,11 @@ from pathlib import Path
 
 import nbformat
 
-import links
+from slides import build_slides as slides
+from tools import launch_links as links
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "slides"))
-import build as slides  # noqa: E402 - slides/build.py knows which cells draw the pictures
+
 
 DOCS = ROOT / "docs"
 PICTURE = "moons"  # of slides/build.py: what the README shows

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from course_utils import checks
-from lift import lift
+from tools.notebook_definitions import definitions
 
-nb = lift("var_mod")
+nb = definitions("var_mod")
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ def _keeps(node: ast.stmt) -> bool:
     return False
 
 
-def lift(notebook: str) -> types.SimpleNamespace:
+def definitions(notebook: str) -> types.SimpleNamespace:
     """Execute only the imports, definitions and literal assignments of ``notebooks/NAME.py``.
 
     A function that works in this namespace can be copied out of the notebook together with the

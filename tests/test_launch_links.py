@@ -8,8 +8,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
-import links
-from need import with_make
+from tests.requirements import with_make
+from tools import launch_links as links
 
 ROOT = Path(__file__).resolve().parents[1]
 

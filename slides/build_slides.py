@@ -15,16 +15,16 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import nbformat
 from PIL import Image
 
+from slides import figures
+
 SLIDES = Path(__file__).resolve().parent
-sys.path.insert(0, str(SLIDES))
-import figures  # noqa: E402 - beside this file
+
 
 NOTEBOOKS = SLIDES.parent / "notebooks"
 MARP = SLIDES / "node_modules" / "@marp-team" / "marp-cli"

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-import wine_splits
+from benchmarks import wine_splits
 from course_utils import checks
 from course_utils.metrics import mixture_log_density
-from lift import lift
+from tools.notebook_definitions import definitions
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = (ROOT / "notebooks" / "bayesian_neural_networks_wine.py").read_text(encoding="utf-8")
-BOOK = lift("bayesian_neural_networks_wine")
+BOOK = definitions("bayesian_neural_networks_wine")
 FITS = {
     name: getattr(BOOK, name)
     for name in (
@@ -285,7 +285,7 @@ def test_wider_prior_does_what_the_exercise_says():
     x, y = line(54, 11)
     found = []
     for factor in (1.0, 10.0):
-        book = lift("bayesian_neural_networks_wine")
+        book = definitions("bayesian_neural_networks_wine")
         narrow = book.weight_prior
         scope = book.train_svi.__globals__
         scope["weight_prior"] = lambda *a, f=factor, narrow=narrow: f * narrow(*a)

@@ -16,12 +16,12 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks import measure
+from tools import build_notebooks as tool
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-sys.path[:0] = [str(HERE), str(ROOT / "tools")]
 
-import measure  # noqa: E402
-import notebooks as tool  # noqa: E402
 
 SHIPPED = None  # threads: what the notebook's parameters say
 SETTINGS = {

@@ -5,8 +5,8 @@ import importlib.util
 import os
 from pathlib import Path
 
-import build
-from need import need
+from slides import build_slides as build
+from tests.requirements import need
 
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"

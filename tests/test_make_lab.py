@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-import lab
-from need import with_make
+from tests import jupyter_server as lab
+from tests.requirements import with_make
 
 ROOT = Path(__file__).resolve().parents[1]
 
