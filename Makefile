@@ -3,58 +3,72 @@ PYTHON ?= python3
 TORCH ?=
 ARGS ?=
 BIN := .venv/bin
+REST := browser or hub or node or slow
 
 .DEFAULT_GOAL := help
-.PHONY: help env lab present test check notebooks slides site student links binder classroom benchmarks lint
+.PHONY: help env lab present quick test test-all check notebooks pages slides site student links binder classroom benchmarks lint node
 
-help:  ## List the targets
+help:  ## List the targets, and the markers of the tests
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo; echo 'ARGS="-m MARKER" chooses tests:'; awk -F '"' '/^    "[a-z()]+: / {print "  " $$2}' pyproject.toml
 
 env:  ## Create or update .venv (TORCH=cpu for the build without CUDA)
 	@command -v $(PYTHON) >/dev/null || { echo "course: $(PYTHON) was not found. Remedy: install Python 3.11 or newer" >&2; exit 1; }
-	@$(PYTHON) tools/environment.py $(if $(TORCH),--torch $(TORCH))
+	@$(PYTHON) tools/create_venv.py $(if $(TORCH),--torch $(TORCH))
 
 lab: env  ## Open JupyterLab in notebooks/ (ARGS="--no-browser" for a machine without a screen)
 	@$(BIN)/jupyter lab --notebook-dir=notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
 present: env  ## Open a notebook as slides, with a kernel (NAME=flows)
-	@$(BIN)/python tools/present.py $(NAME) $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
+	@$(BIN)/python -m tools.present $(NAME) $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
-test: env  ## Run every test (ARGS="-k data" for some of them)
+quick: env  ## Test within a minute: neither kernels nor browsers
+	@$(BIN)/python -m pytest -m "not ($(REST) or notebook or kernel)" tests course_utils $(ARGS)
+
+test: env  ## Test all that needs neither browser, Hub nor Node; run every notebook (ARGS="-k data")
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-all: test node  ## Test all, then also in a browser, on a Hub, and the students' copies
+	@$(BIN)/python -m pytest -m "$(REST)" tests $(ARGS)
 
 check: env  ## Say whether this machine is ready for the course
 	@$(BIN)/python -m course_utils
 
-notebooks: env  ## Rebuild the notebooks from their sources (NAME=flows for one)
-	@$(BIN)/python tools/notebooks.py build $(NAME)
+notebooks: env  ## Build the notebooks; run only those whose code has changed (NAME=flows for one)
+	@$(BIN)/python -m tools.build_notebooks $(NAME)
+	@$(BIN)/python -m tools.fill_pages
+
+pages: env  ## Fill the generated parts of README, start page and guides
+	@$(BIN)/python -m tools.fill_pages
 
 slides: env  ## Rebuild the slides (needs Node and Chromium)
-	@$(BIN)/python slides/build.py
+	@$(BIN)/python -m slides.build_slides
 
 site: env  ## Build the web site in build/site (needs Node, once)
-	@$(BIN)/python tools/website.py
+	@$(BIN)/python -m tools.build_site
 
 student: env  ## Write a version without solutions into build/student, and run it
-	@$(BIN)/python tools/student.py
+	@$(BIN)/python -m tools.student_version
 
-links:  ## Write launch badges into README.md (REPO=owner/name, HUB=https://… for your JupyterHub)
+links: env  ## Write launch badges into README.md (REPO=owner/name, HUB=https://… for your JupyterHub)
 	@[ -n "$(REPO)" ] || { echo "course: whose? Remedy: make links REPO=owner/name" >&2; exit 1; }
-	@$(PYTHON) tools/links.py $(if $(HUB),--hub "$(HUB)") -- "$(REPO)"
+	@$(BIN)/python -m tools.launch_links $(if $(HUB),--hub "$(HUB)") -- "$(REPO)"
 
 binder: env  ## Build what Binder would build, without Docker, and measure it in build/binder
-	@$(BIN)/python binder/rehearse.py
+	@$(BIN)/python -m binder.rehearse
 
-classroom: env  ## Rehearse a class of twenty students on a JupyterHub, and write what it takes
-	@npm ci --prefix binder/jupyterhub --no-audit --no-fund --loglevel=error
-	@$(BIN)/python benchmarks/classroom.py $(ARGS) && $(BIN)/python benchmarks/classes.py
+classroom: env node  ## Rehearse a class of twenty students on a JupyterHub, and write what it takes
+	@$(BIN)/python -m benchmarks.classroom $(ARGS)
 
 benchmarks: env  ## Measure the course beside its peers (FULL=1: all of MNIST too; NOTEBOOKS=1: each notebook once; QUICK=1: a trial)
-	@$(BIN)/python benchmarks/peers/install.py
-	@for each in bnn vae flows; do build/peers/bin/python benchmarks/peers/$$each.py $(QUICK:%=--quick) || exit 1; done
-	@[ -z "$(FULL)" ] || build/peers/bin/python benchmarks/peers/vae.py --full $(QUICK:%=--quick)
-	@$(BIN)/python benchmarks/whole.py $(NOTEBOOKS:%=--repetitions %) $(QUICK:%=--quick)
-	@$(BIN)/python benchmarks/report.py $(QUICK:%=--quick)
+	@$(BIN)/python -m benchmarks.baselines.install
+	@for each in bnn vae flows; do build/baselines/bin/python -m benchmarks.baselines.$$each $(QUICK:%=--quick) || exit 1; done
+	@[ -z "$(FULL)" ] || build/baselines/bin/python -m benchmarks.baselines.vae --full $(QUICK:%=--quick)
+	@$(BIN)/python -m benchmarks.notebook_runtime $(NOTEBOOKS:%=--repetitions %) $(QUICK:%=--quick)
+	@$(BIN)/python -m benchmarks.report $(QUICK:%=--quick)
 
 lint: env  ## Check and format the sources
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+node:  ## Install what slides, site, spelling and Hub need from npm
+	@npm ci --prefix tools --no-audit --no-fund --loglevel=error

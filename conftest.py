@@ -1,8 +1,12 @@
-"""Every test, and every kernel that a test starts, runs without a network and without a cache."""
+"""No test needs a network or a cache; notebooks are run as by a student who solved everything."""
 
 import os
 import tempfile
 from pathlib import Path
+from unittest import mock
+
+import nbval.plugin
+import pytest
 
 NO_NETWORK = Path(__file__).resolve().parent / "tests" / "no_network"
 
@@ -16,4 +20,31 @@ os.environ["COURSE_DATA_DIR"] = tempfile.mkdtemp(prefix="course-data-")
 os.environ["MPLBACKEND"] = "agg"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers share the cores
 
-from tests.no_network import sitecustomize  # noqa: E402, F401 - this process was started without it
+# This process was started without the guard, and every kernel is started with it.
+from tests.no_network import sitecustomize  # noqa: E402, F401
+from tools import notebook_sources  # noqa: E402
+
+
+class SolvedNotebook(nbval.plugin.IPyNbFile):
+    """A notebook whose solutions are typed into their stubs before nbval runs it.
+
+    Its cells are marked ``notebook``, and ``mistake(row)`` where a tag ``mistake-ROW`` says so.
+    """
+
+    def collect(self):
+        read = nbval.plugin.nbformat.read
+
+        def solved(*args, **kwargs):
+            return notebook_sources.type_in(read(*args, **kwargs))
+
+        with mock.patch.object(nbval.plugin.nbformat, "read", solved):
+            cells = list(super().collect())
+        for cell in cells:
+            cell.add_marker("notebook")
+            for tag in notebook_sources.tags(cell.cell):
+                if tag.startswith("mistake-"):
+                    cell.add_marker(pytest.mark.mistake(tag.removeprefix("mistake-")))
+        return cells
+
+
+nbval.plugin.IPyNbFile = SolvedNotebook

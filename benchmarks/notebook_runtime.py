@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from benchmarks import measure
-from tools import build_notebooks as tool
+from tools import catalogue, notebook_sources, run_notebook
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -35,12 +35,12 @@ START = "start-up"
 
 def start_up(name: str) -> float:
     """Seconds from starting a kernel until imports and the first settings are through."""
-    notebook = tool.read_source(name)
+    notebook = notebook_sources.read(name)
     codes = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
     notebook.cells = notebook.cells[: codes[3] + 1]  # imports, parameters, seed and device
     ends: list[float] = []
     start = time.perf_counter()
-    tool.execute(notebook, lambda cell, seconds: ends.append(time.perf_counter() - start))
+    run_notebook.execute(notebook, lambda cell, seconds: ends.append(time.perf_counter() - start))
     return ends[-1]
 
 
@@ -82,7 +82,7 @@ def one(name: str, seed: int, *, quick: bool, full: bool) -> dict:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
     if name == START:
         seconds = {
-            notebook: start_up(notebook) for notebook in tool.names()[: 1 if quick else None]
+            notebook: start_up(notebook) for notebook in catalogue.files()[: 1 if quick else None]
         }
         return {"seconds": seconds, "bytes": installed_bytes(Path(sys.prefix))}
     notebook, _, setting = name.partition(", ")
@@ -90,14 +90,14 @@ def one(name: str, seed: int, *, quick: bool, full: bool) -> dict:
 
 
 if __name__ == "__main__":
-    jobs = [START, *(f"{name}, {setting}" for name in tool.names() for setting in SETTINGS)]
+    jobs = [START, *(f"{name}, {setting}" for name in catalogue.files() for setting in SETTINGS)]
     if "--quick" in sys.argv:  # a notebook cannot be made smaller: its checkpoints would fail
         jobs = [START]
     measure.command(
         __file__,
         jobs,
         one,
-        sources=[ROOT / "notebooks" / f"{name}.py" for name in tool.names()],
+        sources=[ROOT / "notebooks" / f"{name}.py" for name in catalogue.files()],
         packages=["torch", "pyro-ppl", "ipykernel", "nbclient"],
         minutes="about 25 minutes per repetition",
     )

@@ -20,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import measure
-from tools import build_notebooks as tool
+from tools import catalogue
 
 HERE = Path(__file__).resolve().parent
 STORE = HERE / "seeds.json"
@@ -28,7 +28,7 @@ STORE = HERE / "seeds.json"
 
 def code_digest(name: str) -> str:
     """The code of a notebook, whatever its prose: twelve hexadecimal digits."""
-    return measure.code_digest(tool.NOTEBOOKS / f"{name}.py")
+    return measure.code_digest(catalogue.NOTEBOOKS / f"{name}.py")
 
 
 def run(name: str, seed: int, threads: int, timed: bool) -> dict:
@@ -81,14 +81,16 @@ def table(runs: list[dict]) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {tool.names()}; all if none")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {catalogue.files()}; all if none"
+    )
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--together", type=int, default=1)
     arguments = parser.parse_args()
     jobs = [
         (name, seed, threads, arguments.together == 1)
-        for name in arguments.names or tool.names()
+        for name in arguments.names or catalogue.files()
         for threads in arguments.threads
         for seed in range(arguments.seeds)
     ]

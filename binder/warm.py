@@ -10,7 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from tools import build_notebooks as notebooks
+from tools import catalogue, notebook_sources, run_notebook
 
 BINDER = Path(__file__).resolve().parent
 
@@ -30,15 +30,15 @@ def configure(prefix: Path) -> None:
 
 def run_head(name: str) -> float:
     """Run a notebook up to its parameters; return the seconds it took."""
-    notebook = notebooks.read_source(name)
+    notebook = notebook_sources.read(name)
     tagged = [i for i, c in enumerate(notebook.cells) if "parameters" in c.metadata.get("tags", [])]
     notebook.cells = notebook.cells[: tagged[0] + 1]
-    return notebooks.execute(notebook)
+    return run_notebook.execute(notebook)
 
 
 def main() -> None:
     configure(Path(sys.argv[1] if len(sys.argv) > 1 else sys.prefix))
-    for name in notebooks.names():
+    for name in catalogue.files():
         print(f"course: the first cells of {name} take {run_head(name):.1f} s", flush=True)
 
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
-PACKAGES = DOCS / "node_modules"
+PACKAGES = DOCS.parent / "tools" / "node_modules"
 SLIDES = ("lecture.html", "lecture.pdf", "lecture-notes.pdf")
 
 

@@ -1,5 +1,5 @@
 # %% [markdown] slideshow={"slide_type": "slide"}
-# # Learn to say how sure you are: Bayesian neural networks on wine quality
+# # {{title}}
 # *Bayesian Statistical Learning, Lecture 4: Deep learning architectures (slides 3 and 4)*
 #
 # **What you will do.** Predict the score that tasters gave a wine, from eleven laboratory
@@ -13,23 +13,9 @@
 # **What you need.** Python, matrix products, Bayes' theorem, and the earlier lectures on MCMC and
 # variational Bayes. No knowledge of deep learning.
 #
-# | section | minutes to read and run | seconds on a CPU |
-# | --- | --- | --- |
-# | 1 The data, and its twins | 5 | 1 |
-# | 2 Where any model must start | 5 | 1 |
-# | 3 A classical network | 5 | 2 |
-# | 4 Weights as distributions | 10 | 1 |
-# | 5 Variational Bayes, by hand | 15 | 3 |
-# | 6 The Bayesian network in Pyro | 15 | 6 |
-# | 7 Two kinds of doubt | 10 | 14 |
-# | 8 A network that predicts its own noise | 5 | 2 |
-# | 9 Can we trust the intervals? | 15 | 2 |
-# | 10 Out of distribution | 5 | 1 |
-# | 11 How good is the approximation? | 10 | 31 |
-# | 12 One table | 10 | 38 |
-# | 13 What you saw | 5 | 0 |
+# {{timetable}}
 #
-# The seven exercises take another 95 minutes; each says how long. No GPU is needed: the networks
+# {{exercises}}; each says how long. No GPU is needed: the networks
 # are small. Everything runs on one unchanged, where it was not timed.
 #
 # **Data.** Wine Quality (Cortez et al. 2009), UCI,

@@ -1,5 +1,5 @@
 # %% [markdown] slideshow={"slide_type": "slide"}
-# # Bend a Gaussian into any density: normalizing flows
+# # {{title}}
 # *Bayesian Statistical Learning, Lecture 4: Deep learning architectures (slide 7)*
 #
 # **What you will do.** Start from one change of variables, by hand. Stack it into a network whose
@@ -18,21 +18,9 @@
 # derivatives, and the earlier lectures on variational Bayes. No GPU: the whole notebook takes
 # about two minutes on two CPU cores. It runs unchanged on a GPU, where it was not timed.
 #
-# | section | what happens | reading and running (minutes) | computing on two CPU cores |
-# | --- | --- | --- | --- |
-# | 1 | one dimension by hand | 15 | seconds |
-# | 2 | two dimensions: areas | 15 | seconds |
-# | 3 | two moons, the best possible score | 10 | seconds |
-# | 4 | coupling layers by hand | 30 | 7 s |
-# | 5 | watching it work | 5 | 3 s |
-# | 6 | autoregressive flows | 15 | 11 s |
-# | 7 | splines, and one table | 10 | 52 s |
-# | 8 | the filament | 15 | 15 s |
-# | 9 | are the samples any good? | 10 | 3 s |
-# | 10 | back to variational Bayes | 25 | 6 s |
-# | 11, 12 | which model when; recap | 10 | – |
+# {{timetable}}
 #
-# The seven exercises take another 110 minutes; each says how long.
+# {{exercises}}; each says how long.
 #
 # **Data.** Two moons, drawn by `course_utils.data.make_two_moons`: artificial, so that the true
 # density is known. No licence is needed.
@@ -91,7 +79,7 @@ use_course_style()
 plt.rcParams["figure.dpi"] = 75  # many pictures: keeps the file small
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 1 · One dimension by hand
+# ## 1 One dimension by hand
 # A variable $z$ has a density $p_z$ that we know. A **bijective** function $f$ maps the data $x$
 # onto it: $z = f(x)$. Which density does $x$ have?
 #
@@ -165,7 +153,7 @@ assert without_bars.max() <= 0
 assert abs(torch.trapezoid(without_bars, x) + 1) < 1e-3
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# ### Exercise 1 (5 minutes): the log-normal density
+# ### Exercise 1: the log-normal density (5 minutes)
 # Let $x = e^z$ with $z \sim N(0, 1)$. Then $f(x) = \log x$. Write the **log density** of $x > 0$.
 
 
@@ -198,7 +186,7 @@ def solution_lognormal(x: Tensor) -> Tensor:
 assert checks.check_lognormal(solution_lognormal)
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 2 · Two dimensions: areas
+# ## 2 Two dimensions: areas
 # With more dimensions the slope becomes the matrix of partial derivatives, the **Jacobian**
 # $\partial f/\partial x$. The factor by which it changes a small area (or volume) is the absolute
 # value of its determinant:
@@ -269,7 +257,7 @@ assert torch.allclose(by_hand, library.log_prob(x))
 assert torch.allclose(by_hand, dist.Normal(1.0, 2.0).log_prob(x))
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# ### Exercise 2 (15 minutes): find the sign error
+# ### Exercise 2: find the sign error (15 minutes)
 # A colleague scores points under a stack of library transforms. Each sample that she draws is
 # right. Yet her density integrates to a number far from one. Mend her function.
 #
@@ -318,7 +306,7 @@ def solution_log_prob(x: Tensor, transforms: list) -> Tensor:
 assert checks.check_transformed_log_prob(solution_log_prob)
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 3 · Two moons and the best possible score
+# ## 3 Two moons and the best possible score
 # Two half circles, blurred by noise of standard deviation $0.05$. Three separate sets: training
 # points to fit, validation points to choose, test points for the verdict.
 #
@@ -425,7 +413,7 @@ _ = fig.colorbar(right.images[-1], ax=right, shrink=0.75, label="per unit area")
 # Left what the models see, right the density that they should find. One Gaussian misses it by
 # more than one and a half nats: every model has to beat that, and none can beat zero.
 #
-# ### Exercise 3 (25 minutes): the entropy from samples alone
+# ### Exercise 3: the entropy from samples alone (25 minutes)
 # For real data no density is known. Kozachenko and Leonenko (1987) found that distances to the
 # nearest neighbour are enough. Let $r_i$ be the distance from point $i$ to its nearest *other*
 # point. In two dimensions
@@ -472,7 +460,7 @@ print(f"from 4,000 samples {estimate:.3f}, exact {entropy:.3f} nats")
 assert abs(estimate - entropy) < 0.12
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 4 · Coupling layers by hand (RealNVP)
+# ## 4 Coupling layers by hand (RealNVP)
 # We want a map that bends as freely as a network, yet has a simple inverse and a simple
 # determinant. Dinh and others (2017) split the coordinates into two parts. One part is **kept**;
 # it steers what happens to the part that is **moved**:
@@ -659,7 +647,7 @@ assert abs(mass - 1) < 0.005
 # log-determinant of the wrong coordinates passes the round trip, and fails against autograd. Three
 # tests, a few lines, for mistakes that are easily made.
 #
-# ### Exercise 4a (10 minutes): the log-determinant of another layer
+# ### Exercise 4a: the log-determinant of another layer (10 minutes)
 # Some authors write the coupling layer the other way round:
 # $z_\text{moved} = (x_\text{moved} - t) \cdot e^{-s}$. What is its log-determinant? Here
 # `steer(kept)` returns $(s, t)$, and the kept part is the first half of the coordinates.
@@ -695,7 +683,7 @@ def solution_log_det(x: Tensor, steer) -> Tensor:
 assert checks.check_coupling_log_det(solution_log_det)
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# ### Exercise 4b (10 minutes): invert it
+# ### Exercise 4b: invert it (10 minutes)
 # The same layer: given $z$, find $x$.
 
 
@@ -865,7 +853,7 @@ assert round_trip_error(realnvp_flow, far) < 1e-4
 assert abs(integrate(realnvp_flow.log_prob, BIG_BOX, 500) - 1) < 0.005
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# ### Exercise 5 (20 minutes): never flip the mask
+# ### Exercise 5: never flip the mask (20 minutes)
 # Suppose that every layer keeps $x_1$ and moves $x_2$. Why must such a flow fail, however long it
 # is trained? Answer before you read on: what is $z_1$, and which density has $x_1$ under the model?
 #
@@ -918,7 +906,7 @@ print(f"bound {solution_bound:.2f}, a trained flow that never flips {stuck_gap:.
 assert stuck_gap > solution_bound - 0.03
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 5 · Watching it work
+# ## 5 Watching it work
 # Sampling runs the layers backwards: $z$ becomes $x$ in eight steps. We follow 1,000 points and a
 # grid.
 #
@@ -1010,7 +998,7 @@ _ = fig.colorbar(ax.images[-1], ax=axes, shrink=0.8, label="density (per unit ar
 # the moons would hang upside down, a mistake that is easy to overlook when the data are symmetric.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 6 · Autoregressive flows
+# ## 6 Autoregressive flows
 # A coupling layer moves half of the coordinates at a time. A **masked autoregressive flow** (MAF,
 # Papamakarios and others 2017) moves all: each coordinate is scaled and shifted by functions of
 # the coordinates *before* it,
@@ -1147,7 +1135,7 @@ assert min(maf_gaps) > 0.05 and max(maf_gaps) < 1.5
 # hidden units). Against the entropy that is a gap of about 0.2.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 7 · Splines, and one table
+# ## 7 Splines, and one table
 # In practice splines have mostly replaced $e^s x + t$. A **neural spline flow** (Durkan and others
 # 2019) moves each coordinate by a monotone curve through a few knots. Between two knots the
 # curve is a quotient of two quadratic polynomials: it has an explicit inverse and derivative. A
@@ -1268,7 +1256,7 @@ assert gaps["RealNVP by hand"] < gaps["masked autoregressive (Pyro)"] < gaps["on
 # per layer, coupling layers in one.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 8 · The filament
+# ## 8 The filament
 # A flow maps the plane onto itself, continuously in both directions (a *homeomorphism*). Such a map
 # cannot tear. The support of a Gaussian base is connected, so the support of $q$ is connected. The
 # moons are two pieces, apart from a negligible bridge. The flow must leave a thin thread between
@@ -1414,7 +1402,7 @@ _ = fig.colorbar(ax.images[0], ax=axes, label=r"$\log_{10}$ density", extend="mi
 # Flows are for cases where that takes too many of them. **Always run the simple model beside the
 # deep one.**
 #
-# ### Exercise 6 (25 minutes): a conditional flow for each moon
+# ### Exercise 6: a conditional flow for each moon (25 minutes)
 # Often a density must depend on something known: here, on which moon a point belongs to. The
 # simplest conditional flow has one set of parameters per label. Given the label $m_i \in \{0, 1\}$
 # of each point, write $\log q(x_i \mid m_i)$ for an affine flow
@@ -1465,7 +1453,7 @@ print("joined: gap {:.3f} ± {:.3f} nats".format(*gap_to_truth(log_q.logsumexp(0
 # Two flows, one per moon, are a flow whose base has two pieces: no thread, and a small gap.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 9 · Are the samples any good?
+# ## 9 Are the samples any good?
 # For real data there is no $p$ to compare with. A **classifier two-sample test** (Lopez-Paz and
 # Oquab 2017) needs samples only: mix data with samples of the model, train a classifier to tell
 # them apart, and look at its accuracy on held-out points. One half means: it cannot tell.
@@ -1528,7 +1516,7 @@ _ = axes[0].set_ylabel("$x_2$")
 # must be compared closely.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 10 · Back to variational Bayes
+# ## 10 Back to variational Bayes
 # So far the flows learnt from samples. In Bayesian inference it is the other way round: we can
 # evaluate $p(\theta, y)$, which is the posterior without its constant, and have no samples. The
 # free energy of the earlier lectures needs exactly what a flow offers: sample $\theta$ from $q$ and
@@ -1696,7 +1684,7 @@ _ = ax.legend(fontsize=10)
 # can miss modes, too; several starts and a mixture base help.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 11 · VAE, flow, and when to use which
+# ## 11 VAE, flow, and when to use which
 #
 # | | variational autoencoder | normalizing flow |
 # | --- | --- | --- |
@@ -1719,7 +1707,7 @@ _ = ax.legend(fontsize=10)
 # are too slow or when many posteriors of the same kind are wanted.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 12 · What you saw
+# ## 12 What you saw
 # - The log-determinant is the change of area. Forget the absolute value, the sign or the scale of
 #   the data, and the result is no density. An integral finds such mistakes in seconds. A round
 #   trip finds a wrong inverse, autograd a wrong log-determinant.

@@ -1,5 +1,5 @@
 # %% [markdown] slideshow={"slide_type": "slide"}
-# # Learn to draw digits: the variational autoencoder
+# # {{title}}
 # *Bayesian Statistical Learning, Lecture 4: Deep learning architectures (slides 5 and 6)*
 #
 # **What you will do.** Fit a generative model to handwritten digits without looking at one label.
@@ -18,22 +18,9 @@
 # earlier lectures on variational Bayes. No GPU: the whole notebook runs in about two minutes on two
 # CPU cores. It runs unchanged on a GPU, where it was not timed.
 #
-# | section | what happens | reading and running (minutes) | computing on two CPU cores |
-# | --- | --- | --- | --- |
-# | 1 | digits without labels | 5 | seconds |
-# | 2 | an autoencoder | 10 | 10 s |
-# | 3 | a model with a latent variable | 10 | 1 s |
-# | 4 | the variational bound | 20 | seconds |
-# | 5 | where everything is known | 15 | 5 s |
-# | 6 | the reparametrisation trick | 10 | seconds |
-# | 7 | the VAE in Pyro | 15 | 20 s |
-# | 8 | what it learnt | 10 | seconds |
-# | 9 | how good is it? | 20 | 60 s |
-# | 10 | the dial β | 10 | 20 s |
-# | 11 | partially labelled | 5 | seconds |
-# | 12 | a warning | 10 | 5 s |
+# {{timetable}}
 #
-# The seven exercises take another 110 minutes; each says how long.
+# {{exercises}}; each says how long.
 #
 # **Data.** MNIST, 28 × 28 pixels, Yann LeCun, Corinna Cortes and Christopher Burges, CC BY-SA 3.0.
 # The course bundles 16,000 training, 2,000 validation and 2,000 test digits.
@@ -89,7 +76,7 @@ use_course_style()
 plt.rcParams.update({"figure.dpi": 80, "axes.titlesize": 11})  # many pictures: a small file
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 1. Digits without labels
+# ## 1 Digits without labels
 # A data set of images $x$ and digits $y$ can be used in three ways. *Supervised* learning has both
 # and predicts $y$ from $x$. *Unsupervised* learning has only $x$ and asks how the images are
 # distributed. *Partially labelled* data has $y$ for a few images: then the many others can still
@@ -165,7 +152,7 @@ assert 20 < floor < 60 and 200 < -constant < 215
 # grey digits are not even on the same scale: a density can be larger than 1.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 2. An autoencoder
+# ## 2 An autoencoder
 # **Question:** can a network find a short description of a digit on its own?
 #
 # An *autoencoder* has two halves. The **encoder** maps the image to a code $z$ of $k$ numbers, the
@@ -300,7 +287,7 @@ assert 0.1 < empty < 0.9
 # *uncertainty*: a smudged digit gets one code, as precise as that of a clean one.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 3. A model with a latent variable
+# ## 3 A model with a latent variable
 # Tell the story of a digit backwards. First nature draws a latent $z$ from a **prior**, then the
 # image from a **likelihood** whose parameters the decoder computes:
 #
@@ -397,7 +384,7 @@ assert missing[100][-1] > missing[10_000][-1]
 # estimate is too small on average (Jensen's inequality). That is the seed of a *lower bound*.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 4. The variational bound
+# ## 4 The variational bound
 # The earlier lectures had the same trouble with the same cure: approximate the posterior by a
 # tractable $q$, and turn integration into optimisation. For one image $x$,
 #
@@ -538,7 +525,7 @@ assert gap.min() > -1e-6 and gap.mean() < 0.05
 # where the integrand lives.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 5. Where everything is known
+# ## 5 Where everything is known
 # **Question:** with an encoder network and noisy gradients, does the ELBO really reach the log
 # likelihood? There is one VAE for which we can check: the *linear* one. Let
 #
@@ -708,7 +695,7 @@ def solution_ppca_posterior(x, w, s):
 assert checks.check_ppca_posterior(solution_ppca_posterior)
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 6. The reparametrisation trick
+# ## 6 The reparametrisation trick
 # The ELBO is an expectation over $q_\phi$, and we need its gradient with respect to $\phi$, the
 # parameters of the distribution that we draw from. **Question:** how does a gradient get past a
 # random draw? There are two answers.
@@ -821,7 +808,7 @@ def solution_reparametrise(mu, log_sigma, eps):
 assert checks.check_reparametrise(solution_reparametrise)
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 7. The VAE in Pyro
+# ## 7 The VAE in Pyro
 # All parts are there. The networks first: an encoder that returns $z_\mu$ and $z_\sigma$, and a
 # decoder that returns logits. No batch normalisation, so there is no training mode to forget.
 
@@ -1018,7 +1005,7 @@ assert torch.allclose(loss + left_out, -log_density, rtol=1e-4)
 # The loss and the stated likelihood must belong together. Only then is the number an ELBO.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 8. What it learnt
+# ## 8 What it learnt
 # **Question:** is the plane of codes now one we can draw from? The prior is $N(0, I)$. So take a
 # grid that is even *under the prior*, 12 quantiles along each axis, and decode it. **Predict
 # first:** what lies between two digits?
@@ -1085,7 +1072,7 @@ _ = ipywidgets.interact(
 )
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 9. How good is it?
+# ## 9 How good is it?
 # Two latent dimensions are for looking. For quality we take 32, and a function that can be copied
 # into other work. It needs the networks of section 7 and the scores that we now define: `elbo`, its
 # two parts in `terms`, and a sharper bound.
@@ -1452,7 +1439,7 @@ for ax, (name, images) in zip(axes, panels.items(), strict=True):
 # of section 1 do, because each pixel is drawn on its own.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 10. The dial β
+# ## 10 The dial β
 # Let us weigh the rate: loss $= \text{distortion} + \beta \cdot \text{rate}$. At $\beta = 1$ it is
 # minus the ELBO. Below, codes may cost more, and reconstructions get better. Above, codes get
 # cheaper (Higgins et al. 2017; Alemi et al. 2018). **Predict first:** which β has the best ELBO?
@@ -1590,7 +1577,7 @@ def solution_continuous_bernoulli(x, logits):
 assert checks.check_continuous_bernoulli(solution_continuous_bernoulli)
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 11. Partially labelled
+# ## 11 Partially labelled
 # **Question:** 16,000 images, but only 100 labels. Does it help to have learnt from the other
 # images? Train the same linear classifier on the same 100 digits, ten of each kind, with three
 # kinds of input: the pixels, the 32 posterior means (the codes), and the last hidden layer of the
@@ -1655,7 +1642,7 @@ _ = ax.set_title(f"one dot per choice of {LABELS} labels")
 # sometimes observed (Kingma et al. 2014).
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 12. A warning
+# ## 12 A warning
 # A model of $p(x)$ seems to be a perfect alarm: what is unlikely is strange. **Predict first:**
 # order these by their ELBO: real digits, digits with black and white exchanged, digits with their
 # pixels shuffled, digits with the lower half erased.
@@ -1721,7 +1708,7 @@ assert rate_ones < 0.3
 # without a test on strange data of the kind you fear.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 13. What you saw
+# ## 13 What you saw
 
 # %%
 display(

@@ -22,13 +22,13 @@ import nbformat
 from PIL import Image
 
 from slides import figures
+from tools import npm
 
 SLIDES = Path(__file__).resolve().parent
 
 
 NOTEBOOKS = SLIDES.parent / "notebooks"
-MARP = SLIDES / "node_modules" / "@marp-team" / "marp-cli"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+MARP = npm.PACKAGES / "@marp-team" / "marp-cli"
 OUTPUTS = ("lecture.html", "lecture.pdf", "lecture-notes.pdf")
 WINE, DIGITS, MOONS = "bayesian_neural_networks_wine", "var_mod", "flows"
 # Picture on a slide: notebook, words that only the cell which draws it contains, and the part that
@@ -63,30 +63,11 @@ def stop(message: str) -> None:
     raise SystemExit(f"course: {message}")
 
 
-def browser() -> str:
-    """Path of a Chromium or Chrome; ``CHROME_PATH`` chooses one."""
-    names = filter(None, (os.environ.get("CHROME_PATH"), *BROWSERS))
-    return next(filter(None, map(shutil.which, names)), "")
-
-
 def check_tools() -> None:
-    """Stop with one clear line where the slides cannot be built."""
-    for tool in ("node", "npm"):
-        if not shutil.which(tool):
-            stop(f"{tool} was not found. Remedy on Debian: sudo apt install nodejs npm")
-    if not browser():
+    """Install Marp, or stop with one clear line where the slides cannot be built."""
+    npm.install()
+    if not npm.browser():
         stop("no Chromium was found. Remedy on Debian: sudo apt install chromium")
-
-
-def install() -> None:
-    """Install the npm packages that package-lock.json pins, unless they are there."""
-    wanted = json.loads((SLIDES / "package.json").read_text())["dependencies"]
-    found = MARP / "package.json"
-    if found.is_file() and json.loads(found.read_text())["version"] in wanted.values():
-        return
-    command = [shutil.which("npm"), "ci", "--no-audit", "--no-fund", "--loglevel=error"]
-    if subprocess.run(command, cwd=SLIDES).returncode:
-        stop("npm failed (see above). Remedy: check the network, then call make slides again")
 
 
 # ------------------------------------------------------------------ out of the notebooks
@@ -153,7 +134,7 @@ def prepare(folder: Path) -> None:
 def marp(folder: Path, *options: str) -> None:
     """Run Marp on the prepared folder, or stop with its messages."""
     command = [shutil.which("node"), MARP / "marp-cli.js", "lecture.md", "--no-config-file"]
-    command += ["--theme", "theme.css", "--allow-local-files", "--browser-path", browser()]
+    command += ["--theme", "theme.css", "--allow-local-files", "--browser-path", npm.browser()]
     # Chromium refuses its sandbox to root, as in most containers.
     root = hasattr(os, "geteuid") and os.geteuid() == 0
     environment = os.environ | ({"CHROME_NO_SANDBOX": "1"} if root else {})
@@ -203,7 +184,7 @@ def sources(folder: Path) -> dict[str, str]:
     """What a prepared folder is built from: the hash of every file, the version of Marp."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     hashes = {path.relative_to(folder).as_posix(): digest(path) for path in files}
-    return hashes | json.loads((SLIDES / "package.json").read_text())["dependencies"]
+    return hashes | json.loads((npm.TOOLS / "package.json").read_text())["dependencies"]
 
 
 def build(folder: Path) -> None:
@@ -216,7 +197,6 @@ def build(folder: Path) -> None:
 
 def main() -> None:
     check_tools()
-    install()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder)

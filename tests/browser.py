@@ -5,8 +5,8 @@ import importlib.util
 import os
 from pathlib import Path
 
-from slides import build_slides as build
 from tests.requirements import need
+from tools import npm
 
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
@@ -17,12 +17,12 @@ FLAGS = (
 @contextlib.contextmanager
 def chromium():
     """A running browser; skips without one, or fails where COURSE_REQUIRE asks for it."""
-    need(build.browser(), "no chromium")
+    need(npm.browser(), "no chromium")
     need(importlib.util.find_spec("playwright"), "no playwright")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=build.browser(), args=FLAGS.split())
+        browser = running.chromium.launch(executable_path=npm.browser(), args=FLAGS.split())
         yield browser
         browser.close()
 

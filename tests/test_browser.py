@@ -16,7 +16,7 @@ from axe_playwright_python.sync_playwright import Axe
 
 from tests.browser import artefacts, chromium
 from tests.jupyter_server import PATIENCE, jupyterlab, kernels, shut_down_kernels, tries
-from tools import build_notebooks as tool
+from tools import catalogue, notebook_sources, run_notebook
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
@@ -286,14 +286,14 @@ def lab(tmp_path_factory):
         yield browser, folder, address
 
 
-@pytest.fixture(scope="module", params=tool.names())
+@pytest.fixture(scope="module", params=catalogue.files())
 def seen(request, lab):
     browser, folder, address = lab
     notebook = nbformat.read(NOTEBOOKS / f"{request.param}.ipynb", as_version=4)
     for cell in notebook.cells:  # so that every output in the saved file is made here
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    tool.override(notebook, {"SEED": 4})  # the checkpoints hold for it, too
+    run_notebook.override(notebook, {"SEED": 4})  # the checkpoints hold for it, too
     nbformat.write(notebook, folder / f"{request.param}.ipynb")
     return visit(browser, address, folder / f"{request.param}.ipynb")
 
@@ -331,7 +331,7 @@ def faulty(lab):
     browser, folder, address = lab
     kinds = {"code": nbformat.v4.new_code_cell, "markdown": nbformat.v4.new_markdown_cell}
     cells = [kinds[kind](source) for kind, source in FAULTY]
-    metadata = {"kernelspec": tool.KERNEL}
+    metadata = {"kernelspec": notebook_sources.KERNEL}
     notebook = nbformat.v4.new_notebook(cells=cells, metadata=metadata)
     nbformat.write(notebook, folder / "faulty.ipynb")
     return visit(browser, address, folder / "faulty.ipynb")

@@ -15,8 +15,7 @@ import pytest
 import yaml
 
 from tests.requirements import need
-from tools import build_notebooks as tool
-from tools import clean, spelling
+from tools import clean, notebook_sources, spelling
 from tools import launch_links as links
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,7 +29,7 @@ ADDRESS = re.compile(r"https?://[^\s<>\"'`)\]}|]+")
 
 
 def markdown(name: str) -> str:
-    cells = tool.read_source(name).cells
+    cells = notebook_sources.read(name).cells
     return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from tools import build_notebooks as tool
+from tools import notebook_sources
 
 ROOT = Path(__file__).resolve().parents[1]
 LEDGER = (ROOT / "docs" / "ledger.md").read_text(encoding="utf-8")
@@ -37,7 +37,7 @@ def table(heading: str) -> list[list[str]]:
 @functools.cache
 def code(name: str) -> str:
     """All code of a notebook, and its stub, check and solution cells."""
-    cells = tool.read_source(NICKNAMES[name]).cells
+    cells = notebook_sources.read(NICKNAMES[name]).cells
     return squeeze(" ".join(cell.source for cell in cells if cell.cell_type == "code"))
 
 
@@ -45,7 +45,7 @@ def code(name: str) -> str:
 def prose(place: str) -> str:
     """The text that readers see; the slides with their speaker notes."""
     if place in NICKNAMES:
-        cells = tool.read_source(NICKNAMES[place]).cells
+        cells = notebook_sources.read(NICKNAMES[place]).cells
         return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     return SLIDES if place == "slides" else (ROOT / place).read_text(encoding="utf-8")
 

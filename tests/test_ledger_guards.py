@@ -18,7 +18,7 @@ from torch.distributions import Categorical, MixtureSameFamily, Normal
 
 from course_utils.data import load_wine_quality, make_two_moons, two_moons_log_prob
 from course_utils.metrics import rmse
-from tools import build_notebooks as tool
+from tools import catalogue, notebook_sources
 from tools.notebook_definitions import definitions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -215,7 +215,7 @@ def test_no_normal_is_given_a_variance():
     """B8: the second argument of every Normal in the notebooks."""
     scales = [
         ast.unparse(call.args[1])
-        for name in tool.names()
+        for name in catalogue.files()
         for call in calls(name, "Normal")
         if len(call.args) == 2
     ]
@@ -294,7 +294,7 @@ def test_reported_scores_are_those_of_the_whole_test_set():
 
 def test_the_binarisation_is_named_beside_every_score():
     """V9: in the cell after the table, and on the slide."""
-    cells = tool.read_source("var_mod").cells
+    cells = notebook_sources.read("var_mod").cells
     table = next(i for i, cell in enumerate(cells) if "| model | training digits |" in cell.source)
     assert "**sampled binarisation**" in cells[table + 1].source
     slides = (ROOT / "slides" / "lecture.md").read_text(encoding="utf-8")
@@ -309,7 +309,7 @@ def test_the_binarisation_is_named_beside_every_score():
 
 def test_no_density_is_drawn_upside_down():
     """F5: every imshow in a notebook has its origin below."""
-    drawn = [call for name in tool.names() for call in calls(name, "imshow")]
+    drawn = [call for name in catalogue.files() for call in calls(name, "imshow")]
     assert drawn
     for call in drawn:
         assert "origin='lower'" in [ast.unparse(keyword) for keyword in call.keywords]
@@ -336,8 +336,8 @@ def test_no_log_density_is_compared_in_per_cent():
     slides = (ROOT / "slides" / "lecture.md").read_text(encoding="utf-8")
     mistake = 'Misunderstanding: "The flow\'s NLL is 10 % better."'
     assert mistake in slides
-    texts = [slides.replace(mistake, ""), *map(source, tool.names())]
-    texts += ["\n".join(outputs(name)) for name in tool.names()]
+    texts = [slides.replace(mistake, ""), *map(source, catalogue.files())]
+    texts += ["\n".join(outputs(name)) for name in catalogue.files()]
     score = r"(?:ELBO|NLL|log[- ]?(?:density|likelihood)|bound)"
     for text in texts:
         assert not re.search(

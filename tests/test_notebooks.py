@@ -12,10 +12,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from tools import build_notebooks as tool
+from tools import build_notebooks, catalogue, notebook_sources
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = tool.names()
+NAMES = catalogue.files()
 TAGS = {"parameters", "exercise", "solution", "nbval-check-output", "raises-exception"}
 SLIDES = {"slide", "subslide", "fragment", "skip", "notes", "-"}
 ABSOLUTE = re.compile(r"(?<![\w.:/])/(home|root|tmp|usr|opt|work|mnt|Users)/|\b[A-Z]:\\")
@@ -46,7 +46,7 @@ def test_every_source_has_a_notebook_and_the_reverse():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_in_step_with_the_source(name):
-    source, notebook = tool.read_source(name), built(name)
+    source, notebook = notebook_sources.read(name), built(name)
     nbformat.validate(notebook)
     assert [c.cell_type for c in source.cells] == [c.cell_type for c in notebook.cells]
     for wanted, found in zip(source.cells, notebook.cells, strict=True):
@@ -56,7 +56,7 @@ def test_in_step_with_the_source(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_executed_from_this_source_in_order_without_error_or_warning(name):
-    assert built(name).metadata.course.source_sha256 == tool.digest(name)
+    assert built(name).metadata.course.source_sha256 == build_notebooks.digest(name)
     cells = code(name)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     for cell in cells:

@@ -10,8 +10,7 @@ import pytest
 
 from tests.browser import artefacts, chromium
 from tests.jupyter_server import jupyterlab
-from tools import build_notebooks as tool
-from tools import present, slidecut
+from tools import build_notebooks, catalogue, notebook_sources, present, slidecut
 
 SCREEN = {"width": 1280, "height": 720}
 
@@ -62,17 +61,17 @@ def test_marks_are_replaced_and_nothing_else():
 
 
 def test_writing_keeps_source_and_notebook_in_step(tmp_path, monkeypatch):
-    shutil.copy(tool.NOTEBOOKS.parent / "jupytext.toml", tmp_path)
+    shutil.copy(catalogue.NOTEBOOKS.parent / "jupytext.toml", tmp_path)
     monkeypatch.setattr(tool, "NOTEBOOKS", tmp_path)
     (tmp_path / "nb.py").write_text('# %% [markdown]\n# # Title\n\n# %% tags=["exercise"]\nx = 1\n')
-    built = tool.read_source("nb")
+    built = notebook_sources.read("nb")
     built.cells[1].outputs = [nbformat.v4.new_output("stream", text="1\n")]
     nbformat.write(built, tmp_path / "nb.ipynb")
     slidecut.write("nb", ["slide", "subslide"])
-    after, source = nbformat.read(tmp_path / "nb.ipynb", as_version=4), tool.read_source("nb")
+    after, source = nbformat.read(tmp_path / "nb.ipynb", as_version=4), notebook_sources.read("nb")
     assert [cell.metadata.slideshow.slide_type for cell in after.cells] == ["slide", "subslide"]
     assert [cell.metadata for cell in after.cells] == [cell.metadata for cell in source.cells]
-    assert after.metadata.course.source_sha256 == tool.digest("nb")
+    assert after.metadata.course.source_sha256 == build_notebooks.digest("nb")
     for one, other in zip(built.cells, after.cells, strict=True):  # no code, no output changes
         assert (one.source, one.id) == (other.source, other.id)
     assert after.cells[1].outputs == built.cells[1].outputs
@@ -107,14 +106,14 @@ def test_present_names_the_choice(monkeypatch, arguments):
 
 
 def test_the_page_says_what_the_slides_are_made_for():
-    text = (tool.NOTEBOOKS.parent / "docs" / "presenting.md").read_text(encoding="utf-8")
+    text = (catalogue.NOTEBOOKS.parent / "docs" / "presenting.md").read_text(encoding="utf-8")
     text = " ".join(text.split())
     assert "made for {width} × {height} points".format(**SCREEN) in text
     (wide, high), percent = re.findall(r"projector with (\d+) × (\d+)", text)[0], 150
     assert f"to {percent} %" in text
     assert int(wide) * 100 == SCREEN["width"] * percent
     assert int(high) * 100 == SCREEN["height"] * percent
-    assert all(f"`{name}`" in text for name in tool.names())
+    assert all(f"`{name}`" in text for name in catalogue.files())
 
 
 # ------------------------------------------------------------------ in the browser
@@ -135,10 +134,10 @@ def decks(tmp_path_factory):
     """Per notebook what was measured; with the screenshot of its first slide."""
     folder, state = tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("state")
     kept, found = artefacts("presenting"), {}
-    for name in tool.names():
-        shutil.copy(tool.NOTEBOOKS / f"{name}.ipynb", folder)
+    for name in catalogue.files():
+        shutil.copy(catalogue.NOTEBOOKS / f"{name}.ipynb", folder)
     with chromium() as browser, jupyterlab(folder, state, settings=present.SETTINGS) as address:
-        for name in tool.names():
+        for name in catalogue.files():
             page = browser.new_page(viewport=SCREEN)
             page.set_default_timeout(20 * 60_000)
             page.goto(f"{address}/lab/tree/{name}.ipynb?token=test&reset")
@@ -146,7 +145,7 @@ def decks(tmp_path_factory):
             page.wait_for_function(READY, polling=3000)
             page.screenshot(path=kept / f"{name}.png")
             found[name] = page.evaluate(MEASURE)
-            found[name]["sources"] = [c.source for c in tool.read_source(name).cells]
+            found[name]["sources"] = [c.source for c in notebook_sources.read(name).cells]
             (kept / f"{name}.json").write_text(json.dumps(found[name]))
             page.close()
     return found
@@ -161,9 +160,12 @@ READY = """() => {
 }"""
 
 
-@pytest.mark.parametrize("name", tool.names())
+@pytest.mark.parametrize("name", catalogue.files())
 def test_no_slide_is_higher_than_the_screen(decks, name):
-    deck, cells = decks[name], nbformat.read(tool.NOTEBOOKS / f"{name}.ipynb", as_version=4).cells
+    deck, cells = (
+        decks[name],
+        nbformat.read(catalogue.NOTEBOOKS / f"{name}.ipynb", as_version=4).cells,
+    )
     assert len(deck["heights"]) == len(cells)
     slides = []
     for one, height in zip(cells, deck["heights"], strict=True):

@@ -11,10 +11,10 @@ import nbformat
 import pytest
 from nbclient.exceptions import CellExecutionError
 
-from tools import build_notebooks as tool
+from tools import catalogue, notebook_sources
 from tools import student_version as student
 
-NAMES = tool.names()
+NAMES = catalogue.files()
 CODE, TEXT = nbformat.v4.new_code_cell, nbformat.v4.new_markdown_cell
 SOURCE = """# %% [markdown]
 # # A lesson
@@ -51,7 +51,9 @@ def lines(cells) -> set[str]:
 
 
 def solutions(name: str) -> list:
-    return [c for c in tool.read_source(name).cells if "solution" in c.metadata.get("tags", [])]
+    return [
+        c for c in notebook_sources.read(name).cells if "solution" in c.metadata.get("tags", [])
+    ]
 
 
 @pytest.fixture
@@ -75,7 +77,7 @@ def test_solutions_outputs_and_notes_of_the_build_are_gone():
         CODE("# Solution\nsecret = 42", metadata={"tags": ["solution"]}, outputs=[output]),
         CODE("print(f)", execution_count=3, outputs=[output]),
     ]
-    metadata = {"kernelspec": tool.KERNEL, "course": {"source_sha256": "secret"}}
+    metadata = {"kernelspec": notebook_sources.KERNEL, "course": {"source_sha256": "secret"}}
     notebook = nbformat.v4.new_notebook(cells=cells, metadata=metadata)
     bare = student.strip(notebook)
     assert "secret" not in nbformat.writes(bare) and "help" in nbformat.writes(bare)
@@ -86,7 +88,7 @@ def test_solutions_outputs_and_notes_of_the_build_are_gone():
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_of_a_solution_is_left(name):
     """But for lines that the lesson itself has, in a cell that is no solution."""
-    whole = tool.read_source(name)
+    whole = notebook_sources.read(name)
     lesson = [c for c in whole.cells if "solution" not in c.metadata.get("tags", [])]
     bare = student.strip(whole)
     secret = lines(solutions(name)) - lines(lesson)
@@ -98,7 +100,7 @@ def test_nothing_of_a_solution_is_left(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_exercises_checks_and_hints_are_kept(name):
-    whole, bare = tool.read_source(name), student.strip(tool.read_source(name))
+    whole, bare = notebook_sources.read(name), student.strip(notebook_sources.read(name))
     for pattern in ("### Exercise", "<summary>Hint", r"checks\.check_\w+\(my_"):
         found = [len(re.findall(pattern, "\n".join(c.source for c in n.cells)))
                  for n in (whole, bare)]  # fmt: skip

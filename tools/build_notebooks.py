@@ -1,118 +1,120 @@
-"""Build the notebooks from their sources, or run one with other parameters.
+"""Build the notebooks from their sources; execute only those whose code has changed.
 
-    python tools/notebooks.py build [NAME ...]
-    python tools/notebooks.py run NAME [--seed 3] [--threads 1] [--set STEPS=200] [--save FILE]
+    python -m tools.build_notebooks [--force] [NAME ...]
 
-``build`` executes ``notebooks/NAME.py`` and writes ``notebooks/NAME.ipynb`` with its outputs; it
-refuses a notebook that warns. ``run`` writes nothing unless asked; it prints the ten slowest cells
-and, as the last line, time and peak memory of the kernel as JSON.
+Writes ``notebooks/NAME.ipynb`` from ``notebooks/NAME.py``. A stamp in its metadata covers what its
+outputs depend on: the code of its cells, the modules of ``course_utils`` that they import, the
+files that this code names, and the constraints. Where the stamp holds, outputs are carried over as
+they are. A notebook that warns is refused, and nothing is written.
 """
 
 import argparse
 import ast
 import hashlib
 import json
-import os
 import re
-import shutil
-import sys
-import tempfile
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
-import jupytext
 import nbformat
-from nbclient import NotebookClient
 from nbformat import NotebookNode
-from traitlets.config import Config
 
-NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+from tools import catalogue, notebook_sources
+from tools.notebook_sources import code_cells
+from tools.run_notebook import execute
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "course_utils"
 PROGRESS = re.compile(r"^[^\n]*\d+%\|.*$|^\s*$|^[^\n]*\d+it \[.*$")
-KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 LANGUAGE = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python"}
 
 
-def names() -> list[str]:
-    """Names of all notebooks that have a source."""
-    return sorted(path.stem for path in NOTEBOOKS.glob("*.py"))
+# ------------------------------------------------------------------ what outputs depend on
 
 
-def digest(name: str) -> str:
-    """SHA-256 of a notebook's source text, the same on every system."""
-    text = (NOTEBOOKS / f"{name}.py").read_text(encoding="utf-8")
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def read_source(name: str) -> NotebookNode:
-    """The notebook that a source describes, without outputs, with cell ids that follow the text."""
-    notebook = jupytext.read(NOTEBOOKS / f"{name}.py", config=_jupytext_config())
-    notebook.metadata = NotebookNode(kernelspec=KERNEL, course={"source_sha256": digest(name)})
-    seen: set[str] = set()
-    for cell in notebook.cells:
-        cell.id = hashlib.sha256(cell.source.encode()).hexdigest()[:8]
-        while cell.id in seen:
-            cell.id = hashlib.sha256(cell.id.encode()).hexdigest()[:8]
-        seen.add(cell.id)
-    return notebook
-
-
-def _jupytext_config():
-    from jupytext.config import load_jupytext_config
-
-    return load_jupytext_config(str(NOTEBOOKS))
-
-
-def override(notebook: NotebookNode, parameters: dict) -> None:
-    """Put other values into a cell after the one that is tagged ``parameters``."""
-    for index, cell in enumerate(notebook.cells):
-        if "parameters" in cell.metadata.get("tags", []):
-            lines = [f"{name} = {value!r}" for name, value in parameters.items()]
-            notebook.cells.insert(index + 1, nbformat.v4.new_code_cell("\n".join(lines)))
-            return
-    raise SystemExit("no cell is tagged parameters")
-
-
-def execute(
-    notebook: NotebookNode, on_cell=None, *, folder: Path | None = None, env: dict | None = None
-) -> float:
-    """Execute in place, in a folder (that of the notebooks); return the seconds it took."""
-    started: dict[int, float] = {}
-
-    def begin(cell, cell_index):
-        started[cell_index] = time.perf_counter()
-
-    def end(cell, cell_index, execute_reply):
-        if on_cell:
-            on_cell(cell, time.perf_counter() - started[cell_index])
-
-    # Kernel and client talk through files, not through ports that others could listen to.
-    pipe = Path(tempfile.mkdtemp(prefix="kernel-")) / "socket"
-    files = {"transport": "ipc", "ip": str(pipe)} if os.name == "posix" else {}
-    client = NotebookClient(
-        notebook,
-        config=Config({"KernelManager": files}),
-        timeout=600,
-        resources={"metadata": {"path": str(folder or NOTEBOOKS)}},
-        record_timing=False,
-        coalesce_streams=True,
-        on_cell_start=begin,
-        on_cell_executed=end,
-    )
-    start = time.perf_counter()
+def bare(code: str) -> str:
+    """Code without comments, docstrings and layout."""
     try:
-        client.execute(env={**(env or os.environ)})
-    finally:
-        shutil.rmtree(pipe.parent, ignore_errors=True)
-    return time.perf_counter() - start
+        tree = ast.parse(code)
+    except SyntaxError:  # a cell with a command for IPython
+        return code
+    for node in ast.walk(tree):
+        documented = isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef)
+        if documented and ast.get_docstring(node) is not None and len(node.body) > 1:
+            del node.body[0]
+    return ast.dump(tree)
+
+
+def imported(code: str) -> Iterator[str]:
+    """Names of the modules of ``course_utils`` that some code imports."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def modules(code: str) -> set[Path]:
+    """Files of ``course_utils`` that some code needs, however indirectly."""
+    found: set[Path] = set()
+    open_ends = [code]
+    while open_ends:
+        for name in imported(open_ends.pop()):
+            parts = name.split(".")
+            if parts[0] != PACKAGE:
+                continue
+            for end in range(1, len(parts) + 1):  # a package comes before its modules
+                place = ROOT.joinpath(*parts[:end])
+                path = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+                if path.is_file() and path not in found:
+                    found.add(path)
+                    open_ends.append(path.read_text(encoding="utf-8"))
+    return found
+
+
+def named_files(code: str) -> set[Path]:
+    """Files of the course that some code names, from the root or from data/."""
+    texts = {
+        node.value
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    names = [text for text in texts if re.fullmatch(r"[\w./-]{1,100}\.\w+", text)]
+    places = (folder / name for folder in (ROOT, ROOT / "data") for name in names)
+    return {path.resolve() for path in places if path.is_file()}
+
+
+def code_stamp(notebook: NotebookNode) -> str:
+    """Digest of everything that decides what the cells of a notebook put out."""
+    cells = [cell.source for cell in code_cells(notebook)]
+    plain = "\n".join(cell for cell in cells if bare(cell) != cell)  # without IPython's commands
+    used = modules(plain)
+    texts = {path: path.read_text(encoding="utf-8") for path in used}
+    files = set().union(*map(named_files, [plain, *texts.values()])) | {ROOT / "constraints.txt"}
+    parts = [bare(cell) for cell in cells]
+    parts += [f"{path.relative_to(ROOT)} {bare(texts[path])}" for path in sorted(used)]
+    parts += [f"{p.relative_to(ROOT)} {hashlib.sha256(p.read_bytes()).hexdigest()}"
+              for p in sorted(files)]  # fmt: skip
+    return digest(parts)
+
+
+def outputs_stamp(notebook: NotebookNode) -> str:
+    """Digest of the outputs, so that those of another run are not taken for the build's."""
+    return digest([[c.execution_count, c.outputs] for c in code_cells(notebook)])
+
+
+def digest(parts: list) -> str:
+    """Sixteen hexadecimal digits."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+# ------------------------------------------------------------------ building
 
 
 def tidy(notebook: NotebookNode) -> None:
     """Drop what is gone with the kernel (widgets, progress bars); refuse warnings."""
-    notebook.metadata.pop("widgets", None)
-    notebook.metadata.language_info = LANGUAGE  # without the Python version of this machine
-    for cell in notebook.cells:
-        if cell.cell_type != "code":
-            continue
+    for cell in code_cells(notebook):
         kept = []
         for output in cell.outputs:
             if output.get("name") == "stderr":
@@ -125,74 +127,63 @@ def tidy(notebook: NotebookNode) -> None:
         cell.outputs = kept
 
 
-def build(name: str) -> None:
-    """Execute a source and write the notebook; nothing is written when a cell fails."""
-    notebook = read_source(name)
-    seconds = execute(notebook)
-    tidy(notebook)
+def seconds_of_sections(notebook: NotebookNode, spent: dict[str, float]) -> dict[str, float]:
+    """Seconds of the cells of each section, from those of each cell by its id."""
+    found: dict[str, float] = {}
+    section = None
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and (head := catalogue.HEADING.search(cell.source)):
+            section = head[2]
+        if section:
+            found[section] = found.get(section, 0) + spent.get(cell.id, 0)
+    return {title: round(value, 1) for title, value in found.items()}
+
+
+def current(entry: catalogue.Notebook, stamp: str) -> NotebookNode | None:
+    """The notebook that is there, if its outputs are those of this code."""
+    if not entry.built.is_file():
+        return None
+    there = nbformat.read(entry.built, as_version=4)
+    noted = there.metadata.get("course", {})
+    same = noted.get("code") == stamp and noted.get("outputs") == outputs_stamp(there)
+    return there if same else None
+
+
+def build(name: str, force: bool = False) -> bool:
+    """Write a notebook; execute it if it must be; tell whether it was executed."""
+    entry = catalogue.find(name)
+    notebook = notebook_sources.parse(entry)
+    stamp = code_stamp(notebook)
+    there = None if force else current(entry, stamp)
+    if there:
+        for old, new in zip(code_cells(there), code_cells(notebook), strict=True):
+            new.outputs, new.execution_count = old.outputs, old.execution_count
+        course = there.metadata.course
+    else:
+        spent: dict[str, float] = {}
+        execute(notebook, lambda cell, seconds: spent.update({cell.id: seconds}))
+        tidy(notebook)
+        course = {"code": stamp, "outputs": outputs_stamp(notebook)}
+        course["seconds"] = seconds_of_sections(notebook, spent)
+        solved = {cell.id: cell for cell in notebook.cells}
+        notebook = notebook_sources.parse(entry, course["seconds"])  # the timetable knows them now
+        for cell in code_cells(notebook):
+            cell.outputs = solved[cell.id].outputs
+            cell.execution_count = solved[cell.id].execution_count
+    notebook.metadata |= {"course": course, "language_info": LANGUAGE}
     nbformat.validate(notebook)
-    target = NOTEBOOKS / f"{name}.ipynb"
-    draft = target.with_suffix(".draft")
-    nbformat.write(notebook, draft)
-    draft.replace(target)
-    print(f"{target.name}: {seconds:.0f} s, {target.stat().st_size / 1e6:.2f} MB")
-
-
-def run(name: str, parameters: dict, save: Path | None) -> None:
-    """Execute with other parameters and report seconds per cell and peak memory."""
-    import resource  # not on Windows, where only this command is missing
-
-    notebook = read_source(name)
-    override(notebook, parameters)
-    cells: list[tuple[float, str]] = []
-
-    def note(cell, seconds):
-        if cell.cell_type == "code":
-            first = next((line for line in cell.source.splitlines() if line.strip()), "")
-            cells.append((seconds, first[:70]))
-
-    try:
-        seconds = execute(notebook, note)
-    finally:
-        if save:
-            nbformat.write(notebook, save)
-    for cell_seconds, first in sorted(cells, reverse=True)[:10]:
-        print(f"{cell_seconds:7.2f} s  {first}")
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    figures = {
-        "notebook": name,
-        "parameters": parameters,
-        "seconds": round(seconds, 1),
-        "slowest_cell_seconds": round(max(cells)[0], 1),
-        "processor_seconds": round(usage.ru_utime + usage.ru_stime, 1),
-        "peak_memory_mb": round(usage.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)),
-    }
-    print(json.dumps(figures))
+    notebook_sources.write(notebook, entry.built)
+    return not there
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    build_parser = commands.add_parser("build", help="execute sources and write the notebooks")
-    build_parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {names()}; all if none")
-    run_parser = commands.add_parser("run", help="execute one with other parameters")
-    run_parser.add_argument("name", metavar="NAME", choices=names())
-    run_parser.add_argument("--seed", type=int)
-    run_parser.add_argument("--threads", type=int)
-    run_parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    run_parser.add_argument("--save", type=Path, help="keep the executed notebook here")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {catalogue.files()}; or all")
+    parser.add_argument("--force", action="store_true", help="execute even if nothing has changed")
     arguments = parser.parse_args()
-    if arguments.command == "build":
-        for name in arguments.names or names():
-            build(name)
-        return
-    parameters = {} if arguments.seed is None else {"SEED": arguments.seed}
-    for pair in arguments.set:
-        key, _, value = pair.partition("=")
-        parameters[key] = ast.literal_eval(value)
-    if arguments.threads:
-        parameters["THREADS"] = arguments.threads
-    run(arguments.name, parameters, arguments.save)
+    for name in arguments.names or catalogue.files():
+        executed = build(name, arguments.force)
+        print(f"{name}.ipynb: {'executed' if executed else 'outputs carried over'}", flush=True)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ executed, and a warning of Sphinx is an error. COURSE_REPOSITORY=owner/name adds
 """
 
 import base64
-import json
 import re
 import shutil
 import subprocess
@@ -19,6 +18,7 @@ import nbformat
 
 from slides import build_slides as slides
 from tools import launch_links as links
+from tools import npm
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,20 +33,6 @@ ELSEWHERE = shutil.ignore_patterns(
 def stop(message: str) -> None:
     """End with one line on stderr."""
     raise SystemExit(f"course: {message}")
-
-
-def install() -> None:
-    """Install the npm packages that docs/package-lock.json pins, unless they are there."""
-    wanted = json.loads((DOCS / "package.json").read_text())["dependencies"]["mathjax"]
-    found = DOCS / "node_modules" / "mathjax" / "package.json"
-    if found.is_file() and json.loads(found.read_text())["version"] == wanted:
-        return
-    npm = shutil.which("npm")
-    if not npm:
-        stop("npm was not found. Remedy on Debian: sudo apt install nodejs npm")
-    command = [npm, "ci", "--no-audit", "--no-fund", "--loglevel=error"]
-    if subprocess.run(command, cwd=DOCS).returncode:
-        stop("npm failed (see above). Remedy: check the network, then call make site again")
 
 
 def picture() -> bytes:
@@ -106,7 +92,7 @@ def build_pages(target: Path) -> None:
 
 def main() -> None:
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "build" / "site"
-    install()
+    npm.install()
     (DOCS / "picture.png").write_bytes(picture())
     shutil.rmtree(target, ignore_errors=True)
     build_pages(target)

@@ -11,7 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from tools import build_notebooks as notebooks
+from tools import catalogue
 
 STATE = Path(__file__).resolve().parents[1] / "build" / "presenting"
 SETTINGS = {
@@ -32,15 +32,15 @@ def write_settings(folder: Path) -> None:
 def command(name: str, options: list[str]) -> list[str]:
     """How JupyterLab is started, with one notebook open."""
     return [
-        *(sys.executable, "-m", "jupyterlab", f"--notebook-dir={notebooks.NOTEBOOKS}"),
+        *(sys.executable, "-m", "jupyterlab", f"--notebook-dir={catalogue.NOTEBOOKS}"),
         *(f"--LabApp.default_url=/lab/tree/{name}.ipynb", *options),
     ]
 
 
 def main() -> None:
     name, *options = sys.argv[1:] or [""]
-    if name not in notebooks.names():
-        choice = ", ".join(notebooks.names())
+    if name not in catalogue.files():
+        choice = ", ".join(catalogue.files())
         raise SystemExit(f"course: NAME is one of {choice}. Remedy: make present NAME=flows")
     shutil.rmtree(STATE / "workspaces", ignore_errors=True)  # it would open the last one, too
     write_settings(STATE / "settings")

@@ -17,7 +17,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from tools import build_notebooks as notebooks
+from tools import catalogue, notebook_sources, run_notebook
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "build" / "student"
@@ -83,9 +83,9 @@ def write(target: Path) -> list[Path]:
     copy_course(target)
     (target / "notebooks").mkdir()
     written = []
-    for name in notebooks.names():
+    for name in catalogue.files():
         written.append(target / "notebooks" / f"{name}.ipynb")
-        nbformat.write(strip(notebooks.read_source(name)), written[-1])
+        nbformat.write(strip(notebook_sources.read(name)), written[-1])
     return written
 
 
@@ -94,7 +94,7 @@ def run(path: Path) -> float:
     before = os.environ.get("PYTHONPATH")
     own = os.pathsep.join(filter(None, [str(path.parents[1]), before]))
     env = os.environ | {"PYTHONPATH": own, "PYTHONDONTWRITEBYTECODE": "1"}
-    return notebooks.execute(nbformat.read(path, as_version=4), folder=path.parent, env=env)
+    return run_notebook.execute(nbformat.read(path, as_version=4), folder=path.parent, env=env)
 
 
 def main() -> None:

@@ -1,0 +1,102 @@
+"""The sources of the notebooks, ``notebooks/NAME.py``, as notebooks without outputs."""
+
+import hashlib
+import re
+from pathlib import Path
+
+import jupytext
+import nbformat
+from jupytext.config import load_jupytext_config
+from nbformat import NotebookNode
+
+from tools import catalogue
+
+KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+CHECK = re.compile(r"^(?:assert )?(?P<check>[\w.]*\bcheck_\w+)\((?P<answer>\w+)\)", re.MULTILINE)
+
+
+def tags(cell: NotebookNode) -> list[str]:
+    """The tags of a cell."""
+    return cell.metadata.get("tags", [])
+
+
+def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    """The code cells of a notebook, in their order."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def read(name: str) -> NotebookNode:
+    """The notebook that a source describes, with cell ids that follow the text.
+
+    What stands in double braces comes from the catalogue: ``{{title}}``, ``{{timetable}}`` and
+    ``{{exercises}}``.
+    """
+    return parse(catalogue.find(name))
+
+
+def parse(entry: catalogue.Notebook, seconds: dict[str, float] | None = None) -> NotebookNode:
+    """As ``read``, for an entry of the catalogue, and with other seconds in the timetable."""
+    notebook = jupytext.read(entry.source, config=load_jupytext_config(__file__))
+    notebook.metadata = NotebookNode(kernelspec=KERNEL)
+    generated = {
+        "title": f"{entry.title}: {entry.topic}",
+        "timetable": catalogue.timetable(entry, seconds or entry.seconds),
+        "exercises": catalogue.exercises(entry),
+    }
+    seen: set[str] = set()
+    for cell in notebook.cells:
+        cell.id = hashlib.sha256(cell.source.encode()).hexdigest()[:8]
+        while cell.id in seen:
+            cell.id = hashlib.sha256(cell.id.encode()).hexdigest()[:8]
+        seen.add(cell.id)
+        if cell.cell_type == "markdown":
+            for key, text in generated.items():
+                cell.source = cell.source.replace("{{" + key + "}}", text)
+    check_sections(entry, notebook)
+    return notebook
+
+
+def check_sections(entry: catalogue.Notebook, notebook: NotebookNode) -> None:
+    """Stop where the numbered headings are not the sections of the catalogue."""
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    found = [(int(number), title) for number, title in catalogue.HEADING.findall(text)]
+    wanted = [(part.number, part.title) for part in entry.sections]
+    if found != wanted:
+        other = sorted(set(found) ^ set(wanted)) or "their order"
+        raise SystemExit(
+            f"course: {entry.source.name} and notebooks/catalogue.toml differ in {other}."
+        )
+
+
+def type_in(notebook: NotebookNode) -> NotebookNode:
+    """Put each solution into its stub, as a student would who has solved everything.
+
+    A stub ends in ``check_…(my_answer)``; the solution that asserts the same check answers it.
+    What is typed in must pass: the stub's cell fails if its check is not content.
+    """
+    solved = {}
+    for cell in code_cells(notebook):
+        if "solution" in tags(cell):
+            for found in CHECK.finditer(cell.source):
+                solved[found["check"]] = cell.source[: found.start()].rstrip(), found["answer"]
+    for cell in code_cells(notebook):
+        if "exercise" in tags(cell):
+            for found in list(CHECK.finditer(cell.source)):
+                check, answer = found["check"], found["answer"]
+                solution, name = solved[check]
+                typed = f"{solution}\n\n{answer} = {name}\nassert {check}({answer})"
+                cell.source = cell.source.replace(found[0], typed)
+    return notebook
+
+
+def without_solutions(notebook: NotebookNode) -> NotebookNode:
+    """Drop the cells of the solutions."""
+    notebook.cells = [cell for cell in notebook.cells if "solution" not in tags(cell)]
+    return notebook
+
+
+def write(notebook: NotebookNode, path: Path) -> None:
+    """Write so that an interrupted write leaves the old file."""
+    draft = path.with_suffix(".draft")
+    nbformat.write(notebook, draft)
+    draft.replace(path)
