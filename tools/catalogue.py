@@ -133,7 +133,8 @@ def exercises(notebook: Notebook) -> str:
     """How many exercises, and how long they take."""
     count = len(notebook.exercises)
     words = NUMBERS[count] if count < len(NUMBERS) else str(count)
-    return f"The {words} exercises take another {notebook.exercise_minutes} minutes"
+    what = "exercise takes" if count == 1 else f"{words} exercises take"
+    return f"The {what} another {notebook.exercise_minutes} minutes"
 
 
 if __name__ == "__main__":

@@ -83,6 +83,8 @@ def type_in(notebook: NotebookNode) -> NotebookNode:
         if "exercise" in tags(cell):
             for found in list(CHECK.finditer(cell.source)):
                 check, answer = found["check"], found["answer"]
+                if check not in solved:
+                    raise SystemExit(f"course: {check} has no solution that asserts it")
                 solution, name = solved[check]
                 typed = f"{solution}\n\n{answer} = {name}\nassert {check}({answer})"
                 cell.source = cell.source.replace(found[0], typed)
