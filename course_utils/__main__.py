@@ -10,12 +10,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from course_utils import data
+from course_utils.data.files import DATA_DIR, SOURCES, cache_dir, locate
 
-ROOT = data.DATA_DIR.parent
+ROOT = DATA_DIR.parent
 OK, WARNING, FAILURE = "ok", "warning", "failure"
 Line = tuple[str, str, str]  # level, what was found, remedy
-INSTALL = "run `make env` (Windows: py tools\\environment.py)"
+INSTALL = "run `make env` (Windows: py tools\\create_venv.py)"
 
 
 def python() -> Iterator[Line]:
@@ -101,13 +101,12 @@ def kernel() -> Iterator[Line]:
 
 def files() -> Iterator[Line]:
     """Hashes of the bundled files, and of those that were downloaded before."""
-    for name, source in data.SOURCES.items():
-        path = (data.DATA_DIR if source.bundled else data.cache_dir()) / name
-        if not source.bundled and not path.is_file():
+    for name, source in SOURCES.items():
+        if not source.bundled and not (cache_dir() / name).is_file():
             yield OK, f"{name} not downloaded yet (only on request)", ""
             continue
         try:
-            yield OK, f"{data.locate(name)} as expected", ""
+            yield OK, f"{locate(name)} as expected", ""
         except (OSError, ValueError) as error:
             problem, _, remedy = str(error).partition(" Remedy: ")
             yield FAILURE, problem, remedy

@@ -42,12 +42,13 @@ from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 from torch.distributions import kl_divergence
 from tqdm import tqdm
 
-from course_utils import checks
+from course_utils.checks import wine as checks
 from course_utils.data import cache_dir, duplicate_groups, load_wine_quality, split_indices
 from course_utils.metrics import coverage, mean_and_error, mixture_crps, mixture_log_density
 from course_utils.metrics import pit, rmse
 from course_utils.plotting import PALETTE, plot_calibration, plot_intervals, plot_loss
 from course_utils.plotting import use_course_style
+from course_utils.results import publish
 from course_utils.runtime import get_device, seed_everything, set_threads
 
 # %% tags=["parameters"]
@@ -1092,7 +1093,7 @@ doubts = {"Laplace": doubt_by_size(fit_laplace, width=1.0)}
 # %%
 doubts["mean field"] = doubt_by_size(fit_mean_field_bnn, steps=SUBSET_STEPS)
 
-# %% slideshow={"slide_type": "subslide"}
+# %% tags=["picture-wine"] slideshow={"slide_type": "subslide"}
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.8), sharey=True)
 for (name, values), ax in zip(doubts.items(), axes, strict=True):
     centre, error = mean_and_error(values)  # (sizes, 2) each
@@ -1116,6 +1117,17 @@ laplace_ratio, field_ratio = ((v[:, 0] / v[:, -1]).mean(0) for v in doubts.value
 assert laplace_ratio[1] > 1.5 and abs(laplace_ratio[0] - 1) < 0.3
 assert field_ratio[1] > 3 and field_ratio[0] > 1.5 > laplace_ratio[0]
 assert doubts["mean field"][:, 0, 0].mean() > wine.y.std()
+
+# %% tags=["slides"] slideshow={"slide_type": "skip"}
+times = "{:.2f} ± {:.2f}".format  # 5 % of the wines / all of them
+laplace_times, field_times = (
+    torch.stack(mean_and_error(values[:, 0] / values[:, -1])).T for values in doubts.values()
+)
+publish(
+    aleatoric=times(*laplace_times[0]),
+    epistemic=times(*laplace_times[1]),
+    mean_field_aleatoric=times(*field_times[0]),
+)
 
 # %% [markdown]
 # Bars: standard errors over five orders of the wines, each with its own start. (At 100 % the subset
@@ -1850,6 +1862,14 @@ recap = {"linear": (0.65, -1.00), "mean_field": (0.63, -0.96), "bnn_ensemble": (
 for name, quoted in recap.items():  # in section 13
     assert (table[name][:, :2].mean(0) - torch.tensor(quoted)).abs().max() < 0.025
 assert all(0.87 < table[name][:, 3].mean() < 0.93 for name in ("mean_field", "bnn_ensemble"))
+
+# %% tags=["slides"] slideshow={"slide_type": "skip"}
+nats = "{:.3f} ± {:.3f}".format
+publish(
+    linear=nats(*mean_and_error(table["linear"][:, 1])),
+    mean_field=nats(*mean_and_error(table["mean_field"][:, 1])),
+    gain="{:+.3f} ± {:.3f}".format(*gain_over("linear", "mean_field")[2:]),
+)
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # **Read the table.** The straight line takes a fifth off the constant's error. The plain network

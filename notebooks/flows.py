@@ -50,10 +50,11 @@ from torch import Tensor, nn
 from torch import distributions as dist
 from tqdm import tqdm
 
-from course_utils import checks
+from course_utils.checks import flows as checks
 from course_utils.data import make_two_moons, two_moons_log_prob
 from course_utils.metrics import mean_and_error
 from course_utils.plotting import PALETTE, plot_density, use_course_style
+from course_utils.results import publish
 from course_utils.runtime import get_device, seed_everything, set_threads
 
 # %% tags=["parameters"] slideshow={"slide_type": "subslide"}
@@ -979,7 +980,7 @@ pictures[0].save(
 )
 display(Image(film.getvalue(), format="gif", alt="The cloud becomes two moons, layer by layer."))
 
-# %% slideshow={"slide_type": "subslide"}
+# %% tags=["picture-moons"] slideshow={"slide_type": "subslide"}
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.4), dpi=130)
 brightest = true_log_prob(grid(BOX, 300)[0]).max().exp().item()
 scores = {"true density": true_log_prob, "RealNVP by hand": realnvp_flow.log_prob}
@@ -1218,6 +1219,16 @@ display(
     Markdown(table + f"\n| *the truth* | – | – | {-true_log_prob(x_test).mean():.3f} | 0 | – |")
 )
 
+# %% tags=["slides"] slideshow={"slide_type": "skip"}
+hand_gap, spline_gap = (
+    mean_and_error(torch.tensor([row["gap"] for row in rows[name]]))
+    for name in ("RealNVP by hand", "spline (zuko)")
+)
+publish(
+    realnvp="{:.3f} ± {:.3f}".format(*hand_gap),
+    spline="{:.3f} ± {:.3f}".format(*spline_gap),
+)
+
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # We repeat two tests of section 4, the round trip of the far points and the integral, on the first
 # trained flow of each kind. The spline flow has to pass the round trip in 64-bit numbers; for 32
@@ -1367,6 +1378,13 @@ for name, score in scores.items():
     leaks[name], (there, error) = leak(score), gap_to_truth(score(x_test))
     table += f"\n| {name} | {leaks[name]:.1e} | {there:.3f} ± {error:.3f} |"
 display(Markdown(table))
+
+# %% tags=["slides"] slideshow={"slide_type": "skip"}
+mixture = scores["32 Gaussians (full), no layers"]
+publish(
+    mixture_base="{:.4f} ± {:.4f}".format(*gap_to_truth(best_flow.log_prob(x_test))),
+    mixture_alone="{:.3f} ± {:.3f}".format(*gap_to_truth(mixture(x_test))),
+)
 
 # %%
 assert gap < 0.018

@@ -46,10 +46,11 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 from tqdm import tqdm
 
-from course_utils import checks
+from course_utils.checks import vae as checks
 from course_utils.data import load_mnist
 from course_utils.metrics import mean_and_error
 from course_utils.plotting import PALETTE, plot_images, plot_loss, use_course_style
+from course_utils.results import publish
 from course_utils.runtime import get_device, seed_everything, set_threads
 
 # %% tags=["parameters"]
@@ -1019,7 +1020,7 @@ with torch.no_grad():
     mu_test, sigma_test = flat.posterior(x_test)
     z_test = mu_test + sigma_test * torch.randn_like(mu_test)
 
-# %% slideshow={"slide_type": "subslide"}
+# %% tags=["picture-digits"] slideshow={"slide_type": "subslide"}
 fig, axes = plt.subplots(1, 2, figsize=(8.5, 4))
 plot_images(manifold, rows=12, ax=axes[0]).set_title("decoded plane (pixel means)")
 plot_codes(z_test, digits.y_test, axes[1])
@@ -1290,6 +1291,13 @@ rows = [
 head = "| model | training digits | test ELBO | K = 500 bound |\n| --- | --- | --- | --- |\n"
 lines = [f"| {a} | {b} | {c:.1f} | {e:.1f} |" for a, b, c, e in rows]
 display(Markdown(head + "\n".join(lines).replace("nan", "–")))
+
+# %% tags=["slides"] slideshow={"slide_type": "skip"}
+publish(
+    two_latents=f"{flat_elbo:.1f}",
+    more_latents=f"{elbo.mean():.1f}",
+    bound=f"{bounds[500]:.1f}",
+)
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # All rows: MNIST test digits with **sampled binarisation**, nats per image (ours: all 2,000 bundled

@@ -1,6 +1,6 @@
 """Write data/mnist-20000.npz, the part of MNIST that the course bundles, from all of MNIST.
 
-    python tools/bundle_mnist.py path/to/mnist.npz
+    python -m tools.bundle_mnist path/to/mnist.npz
 
 Digits are drawn at random, stratified by class: training and validation from the official
 training part and test digits from the official test part. ``index_*`` holds their positions there.
