@@ -1119,14 +1119,14 @@ assert field_ratio[1] > 3 and field_ratio[0] > 1.5 > laplace_ratio[0]
 assert doubts["mean field"][:, 0, 0].mean() > wine.y.std()
 
 # %% tags=["slides"] slideshow={"slide_type": "skip"}
-times = "{:.2f} ± {:.2f}".format  # 5 % of the wines / all of them
-laplace_times, field_times = (
+two_digits = "{:.2f} ± {:.2f}".format
+laplace_times, field_times = (  # (2, 2): aleatoric and epistemic; mean and error
     torch.stack(mean_and_error(values[:, 0] / values[:, -1])).T for values in doubts.values()
 )
 publish(
-    aleatoric=times(*laplace_times[0]),
-    epistemic=times(*laplace_times[1]),
-    mean_field_aleatoric=times(*field_times[0]),
+    aleatoric=two_digits(*laplace_times[0]),
+    epistemic=two_digits(*laplace_times[1]),
+    mean_field_aleatoric=two_digits(*field_times[0]),
 )
 
 # %% [markdown]
@@ -1864,10 +1864,10 @@ for name, quoted in recap.items():  # in section 13
 assert all(0.87 < table[name][:, 3].mean() < 0.93 for name in ("mean_field", "bnn_ensemble"))
 
 # %% tags=["slides"] slideshow={"slide_type": "skip"}
-nats = "{:.3f} ± {:.3f}".format
+three_digits = "{:.3f} ± {:.3f}".format
 publish(
-    linear=nats(*mean_and_error(table["linear"][:, 1])),
-    mean_field=nats(*mean_and_error(table["mean_field"][:, 1])),
+    linear=three_digits(*mean_and_error(table["linear"][:, 1])),
+    mean_field=three_digits(*mean_and_error(table["mean_field"][:, 1])),
     gain="{:+.3f} ± {:.3f}".format(*gain_over("linear", "mean_field")[2:]),
 )
 
