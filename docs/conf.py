@@ -1,4 +1,4 @@
-"""The web site's settings. tools/website.py lays out what Sphinx reads, and calls it."""
+"""The web site's settings. tools/build_site.py lays out what Sphinx reads, and calls it."""
 
 import os
 import re
@@ -44,6 +44,12 @@ nb_code_prompt_hide = "Hide the solution"
 myst_enable_extensions = ["deflist", "dollarmath"]
 myst_dmath_double_inline = True
 myst_heading_anchors = 3
+
+# python -m tools.build_site --links
+linkcheck_ignore = [r"https://doi\.org/"]  # they last; what they lead to turns programs away
+linkcheck_anchors = False  # many are made by the page's own script
+linkcheck_timeout = 30
+linkcheck_retries = 3
 
 html_theme = "sphinx_book_theme"
 html_title = "Deep learning architectures"

@@ -1,6 +1,7 @@
 """Build the web site from the guides, the slides and the notebooks' stored outputs.
 
-    python tools/website.py [FOLDER]
+    python -m tools.build_site [FOLDER]
+    python -m tools.build_site --links  # instead, ask whether the addresses outside are still there
 
 Writes to build/site unless told otherwise. Needs Node for MathJax (once, from npm); nothing is
 executed, and a warning of Sphinx is an error. COURSE_REPOSITORY=owner/name adds launch buttons.
@@ -17,8 +18,8 @@ from pathlib import Path
 import nbformat
 
 from slides import build_slides as slides
+from tools import catalogue, npm
 from tools import launch_links as links
-from tools import npm
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -71,6 +72,8 @@ def lay_out(folder: Path) -> None:
         nbformat.write(notebook, path)
     readme = (folder / "README.md").read_text(encoding="utf-8")
     contents = (folder / "docs" / "index.md").read_text(encoding="utf-8")
+    notebooks = "\n".join(f"notebooks/{name}" for name in catalogue.files())
+    contents = contents.replace("{{notebooks}}", notebooks)
     badges = f"{re.escape(links.BEGIN)}.*?{re.escape(links.END)}"  # pictures from elsewhere
     readme = re.sub(badges, "", readme, flags=re.DOTALL)
     (folder / "index.md").write_text(f"{readme}\n{contents}", encoding="utf-8")
@@ -80,17 +83,20 @@ def lay_out(folder: Path) -> None:
         path.write_text(text.replace("../README.md", "../index.md"), encoding="utf-8")
 
 
-def build_pages(target: Path) -> None:
+def build_pages(target: Path, builder: str = "html") -> None:
     """Build the pages into a folder, or stop below Sphinx's own messages."""
     with tempfile.TemporaryDirectory(prefix="site-") as name:
         lay_out(Path(name))
-        options = ["-W", "--keep-going", "-q", "-c", DOCS, "-d", f"{name}/.doctrees"]
+        options = ["-b", builder, "-W", "--keep-going", "-q", "-c", DOCS, "-d", f"{name}/.doctrees"]
         done = subprocess.run([sys.executable, "-m", "sphinx", *options, name, target])
     if done.returncode:
         stop("the site could not be built (see above)")
 
 
 def main() -> None:
+    if sys.argv[1:] == ["--links"]:
+        build_pages(ROOT / "build" / "links", "linkcheck")
+        return
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "build" / "site"
     npm.install()
     (DOCS / "picture.png").write_bytes(picture())
