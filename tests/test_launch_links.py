@@ -9,105 +9,75 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 
 from tests.requirements import with_make
-from tools import launch_links as links
+from tools import catalogue, launch_links
 
 ROOT = Path(__file__).resolve().parents[1]
+BADGE = re.compile(r"^\[!\[(Open on .+?)\]\(https://.+?\)\]\((https?://[^)]+)\)$", re.MULTILINE)
 
 
 @pytest.fixture
-def readme(tmp_path, monkeypatch):
-    """A copy of the README, into which the tool writes."""
+def write(tmp_path, monkeypatch):
+    """The tool, writing into a copy of the README; returns what is there afterwards."""
     path = tmp_path / "README.md"
-    path.write_text((ROOT / "README.md").read_text(encoding="utf-8"), encoding="utf-8")
-    monkeypatch.setattr(links, "ROOT", tmp_path)
-    return path
+    path.write_bytes((ROOT / "README.md").read_bytes())
+    monkeypatch.setattr(launch_links, "ROOT", tmp_path)
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["launch_links", *arguments])
+        launch_links.main()
+        return path.read_text(encoding="utf-8")
+
+    return run
 
 
-def write(monkeypatch, *arguments: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["links.py", *arguments])
-    links.main()
-
-
-def addresses(text: str) -> list[str]:
-    """What the badges lead to."""
-    return re.findall(r"\]\((https?://[^)]+)\)$", text, re.MULTILINE)
-
-
-def test_badges_lead_to_files_of_this_repository(readme, monkeypatch):
-    write(monkeypatch, "someone/some.course")
-    binder, puller, *colab = addresses(readme.read_text(encoding="utf-8").split(links.END)[0])
-    assert urlsplit(binder).netloc == "mybinder.org"
-    assert urlsplit(binder).path == "/v2/gh/someone/some.course/main"
-    (path,) = parse_qs(urlsplit(binder).query)["urlpath"]
+def test_badges_lead_to_files_of_this_repository(write):
+    labels, addresses = zip(*BADGE.findall(write("someone/some.course")), strict=True)
+    assert len(set(labels)) == len(labels)  # each says in words what it opens
+    binder, puller, *colab = map(urlsplit, addresses)
+    assert (binder.netloc, binder.path) == ("mybinder.org", "/v2/gh/someone/some.course/main")
+    (path,) = parse_qs(binder.query)["urlpath"]
     assert (ROOT / path.removeprefix("lab/tree/")).is_file()
-    query = parse_qs(urlsplit(puller).query)
+    query = parse_qs(puller.query)
     assert query["repo"] == ["https://github.com/someone/some.course"]
     assert query["urlpath"] == [f"lab/tree/some.course/{path.removeprefix('lab/tree/')}"]
-    files = [unquote(urlsplit(url).path).split("/blob/main/")[1] for url in colab]
-    assert sorted(files) == sorted(f"notebooks/{p.name}" for p in ROOT.glob("notebooks/*.ipynb"))
+    opened = [unquote(url.path).removeprefix("/github/someone/some.course/") for url in colab]
+    assert opened == [f"blob/main/notebooks/{name}.ipynb" for name in catalogue.files()]
 
 
-def test_every_badge_says_in_words_what_it_does(readme, monkeypatch):
-    write(monkeypatch, "someone/course")
-    labels = re.findall(r"\[!\[(.*?)\]", readme.read_text(encoding="utf-8"))
-    assert len(labels) == len(set(labels)) == 5 and all("Open on" in label for label in labels)
-
-
-def test_again_changes_nothing_and_another_repository_replaces(readme, monkeypatch):
-    before = readme.read_text(encoding="utf-8")
-    write(monkeypatch, "someone/course")
-    once = readme.read_text(encoding="utf-8")
-    write(monkeypatch, "someone/course")
-    assert readme.read_text(encoding="utf-8") == once
-    write(monkeypatch, "other/course", "--branch", "term/2027", "--hub", "https://hub.example.org/")
-    text = readme.read_text(encoding="utf-8")
+def test_another_call_replaces_and_changes_nothing_else(write):
+    before = (ROOT / "README.md").read_text(encoding="utf-8")
+    once = write("someone/course")
+    assert write("someone/course") == once
+    text = write("other/course", "--branch", "term/2027", "--hub", "https://hub.example.org/")
     assert "someone" not in text and "other/course/term%2F2027?" in text
     assert "https://hub.example.org/hub/user-redirect/git-pull?repo=" in text
-    block = re.compile(f"{links.BEGIN}.*?{links.END}\n\n?", re.DOTALL)
-    colab = "git clone --depth 1 https://github.com/"
-    rest = block.sub("", text).replace(f"{colab}other/course ", f"{colab}OWNER/NAME ")
-    assert colab in rest
-    assert rest == links.name_for_colab(block.sub("", before), "OWNER/NAME")  # nothing else
+    assert "git clone --depth 1 https://github.com/other/course " in text
+    added = set(text.splitlines()) - set(before.splitlines())
+    assert all("other/course" in line or "hub.example.org" in line for line in added)
+
+
+MALFORMED = ["", "name", "a/b/c", "/name", "owner/", "-o/name", "o--o/name", "owner/..",
+             "owner/name.git", "https://github.com/owner/name", "owner/na me", "owner/name?x",
+             "owner/name)", "öwner/name", "owner/name\n"]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    "repository",
-    ["", "name", "a/b/c", "/name", "owner/", "-o/name", "o--o/name", "owner/..", "owner/name.git",
-     "https://github.com/owner/name", "owner/na me", "owner/name?x", "owner/name)", "öwner/name",
-     "owner/name\n"],
-)  # fmt: skip
-def test_malformed_repository_is_refused(readme, monkeypatch, repository):
-    before = readme.read_text(encoding="utf-8")
-    with pytest.raises(SystemExit, match="course: owner/name of a GitHub repository is needed"):
-        write(monkeypatch, "--", repository)
-    assert readme.read_text(encoding="utf-8") == before
-
-
-def test_malformed_branch_and_hub_are_refused(readme, monkeypatch):
-    with pytest.raises(SystemExit, match="the name of a branch is needed"):
-        write(monkeypatch, "o/n", "--branch", "a b")
-    for hub in ("hub.example.org", "ftp://hub.example.org", "https://"):
-        with pytest.raises(SystemExit, match="the address of a JupyterHub is needed"):
-            write(monkeypatch, "o/n", "--hub", hub)
-
-
-def test_half_a_pair_of_markers_is_refused(readme, monkeypatch):
-    readme.write_text(f"# Title\n{links.BEGIN}\n", encoding="utf-8")
-    with pytest.raises(SystemExit, match="do not form a pair"):
-        write(monkeypatch, "o/n")
+    ("arguments", "message"),
+    [(("--", name), "owner/name of a GitHub repository is needed") for name in MALFORMED]
+    + [(("o/n", "--branch", "a b"), "the name of a branch is needed")]
+    + [
+        (("o/n", "--hub", hub), "the address of a JupyterHub is needed")
+        for hub in ("hub.example.org", "ftp://hub.example.org", "https://")
+    ],
+)
+def test_what_cannot_be_part_of_an_address_is_refused(write, arguments, message):
+    with pytest.raises(SystemExit, match=f"^course: {message}"):
+        write(*arguments)
+    assert (launch_links.ROOT / "README.md").read_bytes() == (ROOT / "README.md").read_bytes()
 
 
 @with_make
-def test_make_passes_the_repository_on():
-    command = [
-        "make",
-        "--dry-run",
-        "--no-print-directory",
-        "links",
-        "REPO=o/n",
-        "HUB=https://h.org",
-    ]
+def test_make_passes_repository_and_hub_on():
+    command = ["make", "--dry-run", "links", "REPO=o/n", "HUB=https://h.org"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "tools/links.py --hub https://h.org -- o/n" in done.stdout.replace('"', "")
-    done = subprocess.run(["make", "links"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode and "make links REPO=owner/name" in done.stderr
+    assert 'tools.launch_links --hub "https://h.org" -- "o/n"' in done.stdout

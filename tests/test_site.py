@@ -19,7 +19,7 @@ from bs4 import BeautifulSoup
 from tests.browser import artefacts, chromium
 from tests.requirements import need
 from tools import build_site as website
-from tools import launch_links as links
+from tools import launch_links, marked
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("bayesian_neural_networks_wine", "var_mod", "flows")
@@ -192,7 +192,8 @@ def test_badges_of_the_readme_choose_the_repository_and_stay_off_the_site(tmp_pa
     course = tmp_path / "course"
     skipped = shutil.ignore_patterns(".*", "build", "node_modules", "data", "slides", "tests")
     shutil.copytree(ROOT, course, ignore=skipped)
-    readme = links.insert((ROOT / "README.md").read_text(), links.badges("someone/course"))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    readme = marked.fill(readme, {launch_links.MARK: launch_links.badges("someone/course")})
     (course / "README.md").write_text(readme, encoding="utf-8")
     monkeypatch.delenv("COURSE_REPOSITORY", raising=False)
     settings = {"__file__": str(course / "docs" / "conf.py")}

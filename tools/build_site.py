@@ -18,8 +18,7 @@ from pathlib import Path
 import nbformat
 
 from slides import build_slides as slides
-from tools import catalogue, npm
-from tools import launch_links as links
+from tools import catalogue, launch_links, marked, npm
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -74,8 +73,7 @@ def lay_out(folder: Path) -> None:
     contents = (folder / "docs" / "index.md").read_text(encoding="utf-8")
     notebooks = "\n".join(f"notebooks/{name}" for name in catalogue.files())
     contents = contents.replace("{{notebooks}}", notebooks)
-    badges = f"{re.escape(links.BEGIN)}.*?{re.escape(links.END)}"  # pictures from elsewhere
-    readme = re.sub(badges, "", readme, flags=re.DOTALL)
+    readme = marked.fill(readme, {launch_links.MARK: ""})  # their pictures come from elsewhere
     (folder / "index.md").write_text(f"{readme}\n{contents}", encoding="utf-8")
     (folder / "docs" / "index.md").unlink()
     for path in folder.rglob("*.md"):

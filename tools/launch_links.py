@@ -1,11 +1,10 @@
 """Write the launch badges (Binder, nbgitpuller, Colab) of a public repository into README.md.
 
-    python tools/links.py owner/name [--branch main] [--hub https://hub.example.org]
+    python -m tools.launch_links owner/name [--branch main] [--hub https://hub.example.org]
 
-They stand between two markers, or below the title when the markers are not there yet; a second
-call replaces them. The lines for Colab, further down, are told the repository too. Without
+A second call replaces them. The lines for Colab, further down, are told the repository too. Without
 ``--hub`` the badge of nbgitpuller opens the page that makes a link for any JupyterHub, filled in
-for this course. Like ``environment.py`` it runs on the system's Python, however old.
+for this course.
 """
 
 import argparse
@@ -13,8 +12,10 @@ import re
 from pathlib import Path
 from urllib.parse import quote, urlencode, urlsplit
 
+from tools import catalogue, marked
+
 ROOT = Path(__file__).resolve().parents[1]
-BEGIN, END = "<!-- launch badges: make links -->", "<!-- end of the launch badges -->"
+MARK = "launch badges"  # in the README
 START = "notebooks/START.md"
 # As GitHub allows them; a name of dots alone would be a path.
 REPOSITORY = re.compile(r"[A-Za-z0-9](?:-?[A-Za-z0-9]){0,38}/(?!\.+$)[A-Za-z0-9._-]{1,100}")
@@ -42,7 +43,7 @@ def badge(label: str, image: str, address: str) -> str:
 
 
 def badges(repository: str, branch: str = "main", hub: str = "") -> str:
-    """The lines between the markers."""
+    """One line for Binder, one for a JupyterHub, and one for each notebook on Colab."""
     name = repository.split("/")[1]
     binder = f"https://mybinder.org/v2/gh/{repository}/{quote(branch, safe='')}?"
     binder += urlencode({"urlpath": f"lab/tree/{START}"})
@@ -54,32 +55,16 @@ def badges(repository: str, branch: str = "main", hub: str = "") -> str:
         puller = f"https://nbgitpuller.readthedocs.io/en/latest/link.html?{urlencode(pull)}"
     shield = "https://img.shields.io/badge/JupyterHub-open-orange?logo=jupyter"
     colab = f"https://colab.research.google.com/github/{repository}/blob/{branch}/notebooks"
-    titles = {
-        "bayesian_neural_networks_wine": "Bayesian neural networks",
-        "var_mod": "variational autoencoder",
-        "flows": "normalizing flows",
-    }
     image = "https://colab.research.google.com/assets/colab-badge.svg"
     lines = [
         badge("Open on Binder", "https://mybinder.org/badge_logo.svg", binder),
         badge("Open on a JupyterHub", shield, puller),
         *(
-            badge(f"Open on Colab: {title}", image, f"{colab}/{file}.ipynb")
-            for file, title in titles.items()
+            badge(f"Open on Colab: {each.topic}", image, f"{colab}/{each.file}.ipynb")
+            for each in catalogue.load()
         ),
     ]
     return "\n".join(lines)
-
-
-def insert(text: str, lines: str) -> str:
-    """Put the badges between the markers of a README, or below its title."""
-    block = f"{BEGIN}\n{lines}\n{END}"
-    if text.count(BEGIN) != text.count(END) or text.count(BEGIN) > 1:
-        stop("the markers of the badges in README.md do not form a pair. Remedy: remove them")
-    if BEGIN in text:
-        return re.sub(f"{BEGIN}.*?{END}", lambda _: block, text, flags=re.DOTALL)
-    title, rest = text.split("\n", 1)
-    return f"{title}\n\n{block}\n{rest}"
 
 
 def name_for_colab(text: str, repository: str) -> str:
@@ -97,7 +82,7 @@ def main() -> None:
     lines = badges(arguments.repository, arguments.branch, arguments.hub)
     readme = ROOT / "README.md"
     text = name_for_colab(readme.read_text(encoding="utf-8"), arguments.repository)
-    readme.write_text(insert(text, lines), encoding="utf-8")
+    readme.write_text(marked.fill(text, {MARK: lines}), encoding="utf-8")
 
 
 if __name__ == "__main__":
