@@ -1,9 +1,10 @@
-"""Build the lecture's slides: figures, HTML, PDF and PDF with notes.
+"""Build the lecture's slides: HTML, PDF and PDF with notes.
 
-    python slides/build.py
+    python -m slides.build_slides
 
-Needs Node and Chromium. Pictures and figures of the slides after each notebook come out of the
-executed notebooks. ``built.json`` holds the hashes of what the committed files were built from.
+Needs Node and Chromium. Numbers and pictures of the slides after each notebook come out of the
+executed notebooks (see ``slides.lecture``). Everything is made in ``build/slides``. All three files
+carry a digest of their sources as a keyword.
 """
 
 import base64
@@ -15,47 +16,19 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
-import nbformat
 from PIL import Image
 
-from slides import figures
+from slides import figures, lecture
 from tools import npm
 
 SLIDES = Path(__file__).resolve().parent
-
-
-NOTEBOOKS = SLIDES.parent / "notebooks"
+ROOT = SLIDES.parent
 MARP = npm.PACKAGES / "@marp-team" / "marp-cli"
 OUTPUTS = ("lecture.html", "lecture.pdf", "lecture-notes.pdf")
-WINE, DIGITS, MOONS = "bayesian_neural_networks_wine", "var_mod", "flows"
-# Picture on a slide: notebook, words that only the cell which draws it contains, and the part that
-# is shown (left, top, right, bottom as fractions).
-WHOLE = (0, 0, 1, 1)
-PICTURES = {
-    "wine": (WINE, "ax.errorbar(sizes", (0, 0, 0.53, 1)),
-    "digits": (DIGITS, "decoded plane", (0, 0.07, 0.43, 0.93)),
-    "moons": (MOONS, '"true density"', WHOLE),
-}
-# [[NAME]] in lecture.md: notebook, and a pattern that occurs once in what its cells print.
-ROW = r"(?m)^\| {} (?:\|[^|]+){{{}}}\| (-?[\d.]+ ± [\d.]+) \|"  # a table's row, columns to skip
-VALUES = {
-    "wine epistemic": (WINE, r"Laplace +aleatoric .*epistemic × ([\d.]+ ± [\d.]+)"),
-    "wine aleatoric": (WINE, r"Laplace +aleatoric × ([\d.]+ ± [\d.]+)"),
-    "wine artefact": (WINE, r"mean field +aleatoric × ([\d.]+ ± [\d.]+)"),
-    "wine linear": (WINE, ROW.format("linear", 1)),
-    "wine network": (WINE, ROW.format("mean field", 1)),
-    "wine gain": (WINE, r"(?m)^\| mean field \| linear \| [^|]+\| (\+[\d.]+ ± [\d.]+) \|"),
-    "digits two": (DIGITS, r"this notebook, k = 2, in Pyro \| [^|]+ \| (-[\d.]+) \|"),
-    "digits many": (DIGITS, r"this notebook, k = 32 \| [^|]+ \| (-[\d.]+) \|"),
-    "digits bound": (DIGITS, r"this notebook, k = 32 \| [^|]+ \| -[\d.]+ \| (-[\d.]+) \|"),
-    "moons realnvp": (MOONS, ROW.format("RealNVP by hand", 3)),
-    "moons spline": (MOONS, ROW.format(r"spline \(zuko\)", 3)),
-    "moons mixture": (MOONS, r"(?m)^gap ([\d.]+ ± [\d.]+) nats after"),
-    "moons plain": (MOONS, r"32 Gaussians \(full\), no layers \| [^|]+ \| ([\d.]+ ± [\d.]+) \|"),
-}
+# Picture of a notebook, and the part that is shown: left, top, width, height in per cent.
+PICTURE = re.compile(r"\((\w+/\w+)\.png(?:#xywh=percent:(\d+),(\d+),(\d+),(\d+))?\)")
 
 
 def stop(message: str) -> None:
@@ -70,65 +43,60 @@ def check_tools() -> None:
         stop("no Chromium was found. Remedy on Debian: sudo apt install chromium")
 
 
-# ------------------------------------------------------------------ out of the notebooks
+# ------------------------------------------------------------------ what the deck is made of
 
 
-def _cells(notebook: str) -> list[nbformat.NotebookNode]:
-    path = NOTEBOOKS / f"{notebook}.ipynb"
-    if not path.is_file():
-        stop(f"{path} is missing. Remedy: make notebooks NAME={notebook}")
-    cells = nbformat.read(path, as_version=4).cells
-    return [cell for cell in cells if cell.cell_type == "code"]
+def digest(*parts: str) -> str:
+    """Sixteen hexadecimal digits."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def picture_cell(notebook: str, words: str) -> nbformat.NotebookNode:
-    """The one cell whose source contains the words and which shows a picture."""
-    pictures = [
-        cell
-        for cell in _cells(notebook)
-        if words in cell.source and any("image/png" in o.get("data", {}) for o in cell.outputs)
-    ]
-    if len(pictures) != 1:
-        stop(f"{len(pictures)} cells of {notebook} draw a picture and contain {words!r}, not one")
-    return pictures[0]
+def sources() -> str:
+    """Digest of what the deck is made of.
+
+    Drawn figures are not, because another platform draws them with other bytes: their source and
+    the pinned version of what draws them is.
+    """
+    text = lecture.source()
+    pictures = [lecture.picture(name) for name, *_ in PICTURE.findall(text)]
+    files = [SLIDES / "theme.css", SLIDES / "figures.py", npm.TOOLS / "package.json"]
+    theme, drawing, packages = (path.read_text(encoding="utf-8") for path in files)
+    constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    pinned = re.search(r"^matplotlib==.+$", constraints, re.MULTILINE)[0]
+    versions = [json.loads(packages)["dependencies"]["@marp-team/marp-cli"], pinned]
+    return digest(text, theme, drawing, str(figures.PALETTE), *versions, *pictures)
 
 
-def picture(notebook: str, words: str, part: tuple[float, ...] = WHOLE) -> Image.Image:
-    """The picture that this cell shows, or a part of it."""
-    shown = (o.data["image/png"] for o in picture_cell(notebook, words).outputs if "data" in o)
-    image = Image.open(io.BytesIO(base64.b64decode(next(shown))))
-    if part == WHOLE:
+def seal(page: str) -> str:
+    """The HTML with its own digest at its end, so that a change by hand is noticed."""
+    return f"{page}\n<!-- {digest(page)} -->\n"
+
+
+def cut(name: str, part: list[str]) -> Image.Image:
+    """A picture of a notebook, or a part of it: left, top, width, height in per cent."""
+    image = Image.open(io.BytesIO(base64.b64decode(lecture.picture(name))))
+    if not any(part):
         return image
-    return image.crop([round(a * b) for a, b in zip(part, image.size * 2, strict=True)])
-
-
-def value(notebook: str, pattern: str) -> str:
-    """The first group of a pattern in the text that the cells of a notebook show."""
-    texts = []
-    for cell in _cells(notebook):
-        for output in cell.outputs:
-            data = output.get("data", {})
-            texts.append(output.get("text") or data.get("text/markdown") or data.get("text/plain"))
-    found = re.findall(pattern, "\n".join(filter(None, texts)))
-    if len(found) != 1:
-        stop(f"{pattern!r} occurs {len(found)} times in the outputs of {notebook}, not once")
-    return found[0]
-
-
-# ------------------------------------------------------------------ building
+    left, top, width, height = (int(number) / 100 for number in part)
+    box = (left, top, left + width, top + height)
+    return image.crop([round(a * b) for a, b in zip(box, image.size * 2, strict=True)])
 
 
 def prepare(folder: Path) -> None:
-    """Write everything that the slides are made of into an empty folder."""
+    """Write everything that the slides are made of into a folder."""
     figures.draw(folder / "figures")
-    for name, source in PICTURES.items():
-        picture(*source).save(folder / "figures" / f"{name}.png")
-    text = (SLIDES / "lecture.md").read_text(encoding="utf-8")
-    for name, source in VALUES.items():
-        number = value(*source).replace("-", "−").replace(" ", "\u00a0")  # never broken
-        text = text.replace(f"[[{name}]]", number)
+    text = lecture.source()
+    for name, *part in PICTURE.findall(text):
+        path = folder / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        cut(name, part).save(path)
+    text = PICTURE.sub(r"(\1.png)", text)
+    text = text.replace("---\n", f'---\nkeywords: "built from {sources()}"\n', 1)
     (folder / "lecture.md").write_text(text, encoding="utf-8", newline="\n")
     shutil.copy(SLIDES / "theme.css", folder)
+
+
+# ------------------------------------------------------------------ building
 
 
 def marp(folder: Path, *options: str) -> None:
@@ -165,30 +133,20 @@ def finish(page: Path) -> None:
         code = base64.b64encode(image.read_bytes()).decode()
         return f'src="data:{kinds[image.suffix]};base64,{code}"'
 
-    text = re.sub(r'src="(figures/[^"]+)"', data, page.read_text(encoding="utf-8"))
+    text = re.sub(r'src="(\w+/\w+\.(?:svg|png))"', data, page.read_text(encoding="utf-8"))
     start, *rest = re.split(r'(?<=role="img") (?=focusable)', text)
     labels = formulas((page.parent / "lecture.md").read_text(encoding="utf-8"))
     if len(labels) != len(rest):
         stop(f"lecture.md has {len(labels)} formulas, the HTML {len(rest)}: one is left as source")
     for label, part in zip(labels, rest, strict=True):
         start += f' aria-label="{html.escape(label)}" {part}'
-    page.write_text(start, encoding="utf-8")
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def sources(folder: Path) -> dict[str, str]:
-    """What a prepared folder is built from: the hash of every file, the version of Marp."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    hashes = {path.relative_to(folder).as_posix(): digest(path) for path in files}
-    return hashes | json.loads((npm.TOOLS / "package.json").read_text())["dependencies"]
+    page.write_text(seal(start), encoding="utf-8", newline="\n")
 
 
 def build(folder: Path) -> None:
-    """Build all three files in a prepared folder."""
+    """Make everything in a folder that is new or empty."""
+    folder.mkdir(parents=True, exist_ok=True)
+    prepare(folder)
     marp(folder, "--html", "--output", "lecture.html")
     finish(folder / "lecture.html")
     marp(folder, "--pdf", "--pdf-outlines", "--output", "lecture.pdf")
@@ -197,18 +155,11 @@ def build(folder: Path) -> None:
 
 def main() -> None:
     check_tools()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        prepare(folder)
-        built_from = sources(folder)
-        build(folder)
-        shutil.rmtree(SLIDES / "figures", ignore_errors=True)
-        shutil.copytree(folder / "figures", SLIDES / "figures")
-        for output in OUTPUTS:
-            shutil.copy(folder / output, SLIDES)
-    outputs = {name: digest(SLIDES / name) for name in OUTPUTS}
-    stamp = {"sources": built_from, "outputs": outputs}
-    (SLIDES / "built.json").write_text(json.dumps(stamp, indent=2) + "\n", encoding="utf-8")
+    folder = ROOT / "build" / "slides"
+    shutil.rmtree(folder, ignore_errors=True)
+    build(folder)
+    for output in OUTPUTS:
+        shutil.copy(folder / output, SLIDES)
     print(f"course: wrote {', '.join(OUTPUTS)} into {SLIDES}")
 
 

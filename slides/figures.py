@@ -1,6 +1,6 @@
 """Draw the lecture's figures as SVG: one function each, one unit is one pixel of the slide.
 
-    python slides/figures.py FOLDER
+    python -m slides.figures FOLDER
 
 Text becomes outlines, so that no font is needed; drawing twice gives the same bytes.
 """

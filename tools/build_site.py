@@ -17,17 +17,15 @@ from pathlib import Path
 
 import nbformat
 
-from slides import build_slides as slides
+from slides import lecture
 from tools import catalogue, launch_links, marked, npm
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 DOCS = ROOT / "docs"
-PICTURE = "moons"  # of slides/build.py: what the README shows
-ELSEWHERE = shutil.ignore_patterns(
-    ".*", "build", "node_modules", "__pycache__", "*.egg-info", "figures"
-)
+PICTURE = "flows/moons"  # of a notebook: what the README shows
+ELSEWHERE = shutil.ignore_patterns(".*", "build", "node_modules", "__pycache__", "*.egg-info")
 
 
 def stop(message: str) -> None:
@@ -37,9 +35,7 @@ def stop(message: str) -> None:
 
 def picture() -> bytes:
     """The README's picture, as a notebook has stored it."""
-    notebook, words, _ = slides.PICTURES[PICTURE]
-    outputs = slides.picture_cell(notebook, words).outputs
-    return base64.b64decode(next(o.data["image/png"] for o in outputs if "data" in o))
+    return base64.b64decode(lecture.picture(PICTURE))
 
 
 def first_sentence(markdown: str) -> str:

@@ -24,7 +24,8 @@ class Section(NamedTuple):
     number: int
     title: str
     minutes: int  # to read and run
-    core: bool  # part of the short path
+    core: bool = False  # part of the short path
+    lecture: bool = False  # opened in the lecture
 
 
 class Exercise(NamedTuple):
@@ -82,7 +83,7 @@ def load() -> list[Notebook]:
     found = []
     for entry in tomllib.loads(text)["notebook"]:
         sections = [
-            Section(number, title, facts["minutes"], facts.get("core", False))
+            Section(number, title, **facts)
             for number, (title, facts) in enumerate(entry.pop("sections").items(), 1)
         ]
         found.append(Notebook(**entry, sections=sections))

@@ -1,4 +1,4 @@
-"""Fill the parts of README, start page and guides that follow from the catalogue of the notebooks.
+"""Fill the parts of README, start page and guides that follow from catalogue and lecture.
 
 python -m tools.fill_pages
 """
@@ -6,6 +6,7 @@ python -m tools.fill_pages
 from collections.abc import Callable
 from pathlib import Path
 
+from slides import lecture
 from tools import catalogue
 from tools.catalogue import Notebook, table
 from tools.marked import fill
@@ -45,7 +46,7 @@ def start_page() -> str:
 
 
 def guide() -> dict[str, str]:
-    """Per notebook its sections with their minutes, and its exercises."""
+    """The plans; per notebook its sections with their minutes, and its exercises."""
 
     def section(each: catalogue.Section) -> list[str]:
         title = f"{each.number} {each.title}"
@@ -56,13 +57,15 @@ def guide() -> dict[str, str]:
         tasks = [[f"{t.number} {t.title}", str(t.minutes)] for t in each.exercises]
         return f"{sections}\n\n{table(['exercise', 'minutes'], tasks)}"
 
-    return {f"{each.nickname} minutes": parts(each) for each in catalogue.load()}
+    plans = {f"plan of {length} minutes": lecture.plan(length) for length in (90, 180)}
+    return plans | {f"{each.nickname} minutes": parts(each) for each in catalogue.load()}
 
 
 PAGES: dict[str, Callable[[], dict[str, str]]] = {
     "README.md": lambda: {"notebooks": overview("notebooks/")},
     "docs/student.md": lambda: {"notebooks": overview("../notebooks/")},
     "docs/instructor.md": guide,
+    "docs/slides.md": lambda: {"summary": lecture.summary()},
     "notebooks/START.md": lambda: {"notebooks": start_page()},
 }
 

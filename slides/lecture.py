@@ -1,0 +1,146 @@
+"""The text of the lecture: its slides, its plan, and what the notebooks put into it.
+
+In ``lecture.md``, ``[[wine.gain]]`` is a result that the notebook of this nickname publishes in a
+cell tagged ``slides``. ``number``, ``file``, ``topic`` and ``section`` (the one that the lecture
+opens) come from the catalogue, and ``[[minutes]]`` from the notes of the same slide. The picture
+``(wine/doubts.png)`` comes out of the cell tagged ``picture-doubts``.
+"""
+
+import re
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import nbformat
+
+from course_utils.results import MIME
+from tools import catalogue
+from tools.notebook_sources import code_cells, tags
+
+SOURCE = Path(__file__).resolve().parent / "lecture.md"
+MINUTES = "[[minutes]]"  # of a visit to a notebook
+
+
+class Slide(NamedTuple):
+    """A slide, as ``lecture.md`` has it."""
+
+    number: int
+    part: int  # of the plan
+    text: str
+    notes: str
+
+    def note(self, pattern: str, default: str = "") -> str:
+        """What a line of the notes says."""
+        found = re.search(f"^{pattern}$", self.notes, re.MULTILINE)
+        return found[1] if found else default
+
+    @property
+    def minutes(self) -> int:
+        return int(self.note(r"Minutes: (\d+)(?:, .*)?", "0"))
+
+    @property
+    def minutes_of_180(self) -> int:
+        return int(self.note(r"Minutes: \d+, or (\d+) of 180", str(self.minutes)))
+
+    @property
+    def break_of_180(self) -> int:
+        return int(self.note(r"Break: (\d+) of 180", "0"))
+
+
+def slides(text: str | None = None) -> list[Slide]:
+    """The slides of a lecture, of ``lecture.md`` when None."""
+    pages = re.split(r"^---$", text or SOURCE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    found, part = [], 0
+    for number, page in enumerate(pages[2:], 1):  # the first two enclose the settings
+        notes = "\n".join(re.findall(r"<!--\n(.*?)-->", page, re.DOTALL))
+        part += "Part: " in notes
+        found.append(Slide(number, part, re.sub("<!--.*?-->", "", page, flags=re.DOTALL), notes))
+    return found
+
+
+# ------------------------------------------------------------------ out of the notebooks
+
+
+def put_out(notebook: catalogue.Notebook, tag: str, mime: str) -> list:
+    """What the cells with a tag have put out in this form."""
+    if not notebook.built.is_file():
+        remedy = f"Remedy: make notebooks NAME={notebook.file}"
+        raise SystemExit(f"course: {notebook.built.name} is missing. {remedy}")
+    cells = code_cells(nbformat.read(notebook.built, as_version=4))
+    outputs = [output for cell in cells if tag in tags(cell) for output in cell.outputs]
+    return [output.data[mime] for output in outputs if mime in output.get("data", {})]
+
+
+def only(found: list, what: str, notebook: catalogue.Notebook, tag: str):
+    """The one thing that was found, or stop."""
+    if len(found) != 1:
+        cells = f"the cells of {notebook.built.name} that are tagged {tag}"
+        raise SystemExit(f"course: {cells} put out {what} {len(found)} times, not once.")
+    return found[0]
+
+
+def picture(name: str) -> str:
+    """The picture NICKNAME/NAME of a notebook, a PNG in base 64."""
+    nickname, _, name = name.partition("/")
+    notebook, tag = catalogue.find(nickname), f"picture-{name}"
+    return only(put_out(notebook, tag, "image/png"), "a picture", notebook, tag)
+
+
+def fact(name: str) -> str:
+    """What NICKNAME.KEY stands for."""
+    nickname, _, key = name.partition(".")
+    notebook = catalogue.find(nickname)
+    if key in ("file", "topic"):
+        return getattr(notebook, key)
+    if key == "number":
+        return str(catalogue.files().index(notebook.file) + 1)
+    if key == "section":
+        return next(f"{part.number} {part.title}" for part in notebook.sections if part.lecture)
+    results = [each[key] for each in put_out(notebook, "slides", MIME) if key in each]
+    number = only(results, f"result {key!r}", notebook, "slides")
+    return number.replace("-", "−").replace(" ", "\u00a0")  # never broken
+
+
+def filled(text: str) -> str:
+    """A text with everything that stands in double brackets."""
+    return re.sub(r"\[\[(\w+\.\w+)\]\]", lambda found: fact(found[1]), text)
+
+
+def source() -> str:
+    """All of ``lecture.md``, filled."""
+    text = SOURCE.read_text(encoding="utf-8")
+    visits = (slide.minutes for slide in slides(text) if MINUTES in slide.text)
+    return filled(re.sub(re.escape(MINUTES), lambda found: str(next(visits)), text))
+
+
+# ------------------------------------------------------------------ the plan
+
+
+def plan(length: int) -> str:
+    """The plan for 90 minutes, or for 180, as a table: its parts, their minutes and slides."""
+    rows, clock = [], 0
+    for _, group in groupby(slides(), lambda slide: slide.part):
+        part = list(group)
+        numbers = [str(part[0].number), str(part[-1].number)]
+        what = part[0].note("Part: (.+)")
+        if length == 90 and (section := re.search(r"\[\[\w+\.section\]\]", part[0].text)):
+            what += f", section *{section[0]}*"
+        minutes = sum(each.minutes if length == 90 else each.minutes_of_180 for each in part)
+        steps = [(minutes, filled(what), "–".join(dict.fromkeys(numbers)))]
+        if length == 180 and part[-1].break_of_180:
+            steps.append((part[-1].break_of_180, "Break", ""))
+        for minutes, *cells in steps:
+            rows.append([f"{clock // 60}:{clock % 60:02}", str(minutes), *cells])
+            clock += minutes
+    return catalogue.table(["from", "minutes", "what", "slides"], rows)
+
+
+def summary() -> str:
+    """How long the lecture is."""
+    found = slides()
+    minutes = sum(slide.minutes for slide in found)
+    visits = sum(slide.minutes for slide in found if MINUTES in slide.text)
+    return (
+        f"The lecture between the notebooks: {len(found)} slides, {minutes} minutes, "
+        f"{visits} of them in the notebooks."
+    )
