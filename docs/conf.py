@@ -63,11 +63,11 @@ html_theme_options = {
     "use_download_button": True,
     "use_fullscreen_button": False,
     "show_toc_level": 2,
-    # Wide tables need the room: no contents beside the measurements and the ledger.
+    # Wide tables need the room: no contents beside the measurements and the known mistakes.
     "secondary_sidebar_items": {
         "[!b]**": ["page-toc"],
         "binder/**": ["page-toc"],
-        "docs/ledger": [],
+        "docs/mistakes": [],
     },
     "home_page_in_toc": True,
     "navbar_persistent": [],  # the search field is in the sidebar

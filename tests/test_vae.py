@@ -3,13 +3,17 @@
 Tiny models on tiny data: the scores of the fitted notebook are asserted in the notebook itself.
 """
 
+import copy
 import itertools
 import math
 
+import pyro
 import pytest
 import torch
+from pyro.infer import TraceMeanField_ELBO
 from torch import nn
 
+from benchmarks import all_of_mnist, measure
 from course_utils import checks
 from tools.notebook_definitions import definitions
 
@@ -17,12 +21,8 @@ nb = definitions("var_mod")
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def seed():
     torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
 
 
 def two_clusters(n: int, d: int = 6, seed: int = 0) -> torch.Tensor:
@@ -59,6 +59,7 @@ def log_evidence(vae, x: torch.Tensor) -> torch.Tensor:
 # Closed forms and bounds
 
 
+@pytest.mark.mistake("V7")
 def test_rate_is_the_divergence_from_the_standard_normal():
     mu, sigma = torch.randn(5, 3, dtype=torch.double), torch.rand(5, 3, dtype=torch.double) + 0.1
     q, p = torch.distributions.Normal(mu, sigma), torch.distributions.Normal(0.0, 1.0)
@@ -71,17 +72,20 @@ def test_rate_is_the_divergence_from_the_standard_normal():
     assert ((draws.mean(0) - exact).abs() < 5 * error).all()
 
 
+@pytest.mark.mistake("V2")
 def test_log_bernoulli_sums_to_one_over_all_images(all_rows):
     logits = 3 * torch.randn(1, 6)
     total = nb.log_bernoulli(all_rows, logits.expand(64, -1)).exp().sum()
     assert total.item() == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.mistake("V7")
 def test_evidence_sums_to_one_over_all_images(small_vae, all_rows):
     assert log_evidence(small_vae, all_rows).exp().sum().item() == pytest.approx(1, abs=1e-4)
     assert small_vae.bound(all_rows, 5000).exp().sum().item() == pytest.approx(1, abs=0.01)
 
 
+@pytest.mark.mistake("V8")
 def test_bounds_climb_to_the_exact_log_likelihood(small_vae, all_rows):
     exact = log_evidence(small_vae, all_rows)
     levels = [
@@ -96,12 +100,7 @@ def test_bounds_climb_to_the_exact_log_likelihood(small_vae, all_rows):
     assert means[4] - means[3] < 0.05
 
 
-def test_elbo_is_minus_distortion_minus_rate(small_vae, all_rows):
-    distortion, rate = small_vae.terms(all_rows)
-    assert torch.equal(small_vae.elbo(all_rows), -(distortion + rate))
-    assert (rate > 0).all() and (distortion > 0).all()
-
-
+@pytest.mark.mistake("V2")
 def test_training_approaches_the_entropy_of_the_data(small_vae):
     """Two clusters of independent pixels: the best possible score is known."""
     x = two_clusters(2000, seed=2)
@@ -112,6 +111,7 @@ def test_training_approaches_the_entropy_of_the_data(small_vae):
     assert 0 < best - small_vae.bound(x, 50).mean() < 0.1
 
 
+@pytest.mark.mistake("V5")
 def test_samples_have_the_distribution_of_the_model(small_vae, all_rows):
     drawn = small_vae.sample(20_000)
     assert set(drawn.unique().tolist()) == {0.0, 1.0}
@@ -124,27 +124,18 @@ def test_samples_have_the_distribution_of_the_model(small_vae, all_rows):
 
 
 def test_linear_elbo_touches_the_exact_log_likelihood_at_the_exact_posterior():
-    torch.set_default_dtype(torch.double)
-    try:
-        w, log_s = (
-            torch.linalg.qr(torch.randn(5, 2))[0] * torch.tensor([2.0, 1.0]),
-            torch.tensor(-1.0),
-        )
-        s2 = (2 * log_s).exp()
-        m = w.T @ w + s2 * torch.eye(2)  # diagonal: the columns of w are orthogonal
-        v, log_sigma = torch.linalg.solve(m, w.T), 0.5 * (s2 / m.diagonal()).log()
-        x = torch.randn(20, 5)
-        draws = torch.stack([nb.linear_elbo(x, w, v, log_s, log_sigma) for _ in range(4000)])
-        error = draws.std(0) / len(draws) ** 0.5
-        exact = nb.exact_log_likelihood(x, w, log_s)
-        assert ((draws.mean(0) - exact).abs() < 5 * error).all()
-        assert torch.allclose(nb.linear_elbo_exact(x, w, v, log_s, log_sigma), exact)
-        worse = torch.stack([nb.linear_elbo(x, w, 0 * v, log_s, log_sigma) for _ in range(400)])
-        assert worse.mean() < exact.mean() - 1
-        closed = nb.linear_elbo_exact(x, w, 0 * v, log_s, log_sigma)
-        assert ((worse.mean(0) - closed).abs() < 6 * worse.std(0) / len(worse) ** 0.5).all()
-    finally:
-        torch.set_default_dtype(torch.float)
+    x, log_s = torch.randn(20, 5).double(), torch.tensor(-1.0).double()
+    w = torch.linalg.qr(torch.randn(5, 2).double())[0] * torch.tensor([2.0, 1.0])
+    s2 = (2 * log_s).exp()
+    m = w.T @ w + s2 * torch.eye(2)  # diagonal: the columns of w are orthogonal
+    right, log_sigma = torch.linalg.solve(m, w.T), 0.5 * (s2 / m.diagonal()).log()
+    exact = nb.exact_log_likelihood(x, w, log_s)
+    closed = [nb.linear_elbo_exact(x, w, v, log_s, log_sigma) for v in (right, 0 * right)]
+    torch.testing.assert_close(closed[0], exact)
+    assert closed[1].mean() < exact.mean() - 1
+    for v, expected in zip((right, 0 * right), closed, strict=True):
+        draws = torch.stack([nb.linear_elbo(x, w, v, log_s, log_sigma) for _ in range(1000)])
+        assert ((draws.mean(0) - expected).abs() < 6 * draws.std(0) / len(draws) ** 0.5).all()
 
 
 def test_gradient_estimators_agree_with_the_exact_gradient():
@@ -158,12 +149,8 @@ def test_gradient_estimators_agree_with_the_exact_gradient():
     assert found["reparametrised"].std() < found["score function"].std()
 
 
+@pytest.mark.mistake("V2")
 def test_pyro_and_plain_step_give_the_same_loss_and_the_same_gradients():
-    import copy
-
-    import pyro
-    from pyro.infer import TraceMeanField_ELBO
-
     vae, x = nb.Vae(6, 2, hidden=8), two_clusters(30)
     twin, start = copy.deepcopy(vae), copy.deepcopy(vae)
     pyro.clear_param_store()
@@ -179,6 +166,41 @@ def test_pyro_and_plain_step_give_the_same_loss_and_the_same_gradients():
         assert torch.allclose(before - ours, theirs.grad, atol=1e-5)
 
 
+@pytest.mark.mistake("V3")
+def test_the_decoder_gives_logits():
+    """One that is sure and right costs nothing; with a second sigmoid each pixel cost 0.3 nats."""
+    vae, image = nb.ScoredVae(6, 2, hidden=5), torch.tensor([1.0, 0.0, 1.0, 0.0, 0.0, 1.0])
+    with torch.no_grad():
+        vae.decoder[-1].weight.zero_()
+        vae.decoder[-1].bias.copy_(40 * image - 20)
+    distortion, rate = vae.terms(image.expand(9, -1))
+    assert distortion.max() < 1e-4
+    still = torch.optim.SGD(vae.parameters(), 0.0)
+    assert nb.plain_step(vae, image.expand(9, -1), still) == pytest.approx(rate.mean().item())
+    torch.testing.assert_close(vae.sample(1, means=True)[0], image)
+
+
+@pytest.mark.mistake("V4")
+def test_there_is_no_training_mode_to_forget():
+    """train() and eval() give the same scores, and no module remembers a batch."""
+    vae, x = nb.ScoredVae(6, 2, hidden=5), two_clusters(9)
+    before = copy.deepcopy(vae.state_dict())
+    assert torch.equal(vae.train().elbo(x), vae.eval().elbo(x))
+    assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
+
+
+@pytest.mark.mistake("V5")
+def test_generated_images_have_not_seen_an_image():
+    vae = nb.ScoredVae(6, 2, hidden=5)
+    vae.encoder = None
+    assert vae.sample(4).shape == (4, 6)
+
+
+@pytest.mark.mistake("D6")
+def test_five_choices_of_labels_or_more():
+    assert nb.LABEL_SEEDS >= 5
+
+
 # Contracts
 
 
@@ -189,6 +211,7 @@ def test_minibatches_visit_every_row_once_per_pass():
     assert [len(rows) for rows in nb.minibatches(x, 99, 3)] == [10, 10, 10]
 
 
+@pytest.mark.mistake("V9")
 def test_binarise_keeps_black_and_white_and_samples_grey():
     x = torch.tensor([0.0, 1.0, 0.25]).expand(40_000, 3)
     drawn = nb.binarise(x)
@@ -246,6 +269,7 @@ def test_bound_of_many_draws_fits_into_portions(small_vae):
         (torch.zeros(3, 2, 3), "shape"),
     ],
 )
+@pytest.mark.mistake("V1")
 def test_scores_refuse_what_is_not_black_and_white(small_vae, x, message):
     with pytest.raises(ValueError, match=message):
         small_vae.elbo(x)
@@ -259,6 +283,7 @@ def test_fit_refuses_what_is_not_an_image(x):
         nb.fit_vae(x, x, k=2, seed=0, steps=2)
 
 
+@pytest.mark.mistake("V10")
 def test_active_units_and_alarm():
     class Fixed(nn.Module):
         def posterior(self, x):
@@ -269,7 +294,7 @@ def test_active_units_and_alarm():
     assert nb.alarm_rate(low, high) == 1 and nb.alarm_rate(high, low) == 0
 
 
-# Exercises: every check accepts the solution, knows the wrong answers, survives nonsense
+# Exercises: every check accepts the solution and knows the wrong answers
 
 WRONG = {
     "gaussian_kl": [
@@ -315,8 +340,6 @@ WRONG = {
         lambda x, t: 2 * nb.log_bernoulli(x, t) - nb.solution_continuous_bernoulli(x, t),
     ],
 }
-NONSENSE = [None, 3, "text", lambda *a: None, lambda *a: "text", lambda *a: torch.tensor(math.nan)]
-NONSENSE += [lambda *a: torch.zeros(0), lambda *a: 1 / 0, lambda: 0, lambda *a: []]
 
 
 @pytest.mark.parametrize("name", list(WRONG))
@@ -329,15 +352,7 @@ def test_check_accepts_the_solution_and_leaves_the_stub_in_peace(name):
 @pytest.mark.parametrize(("name", "number"), [(n, i) for n in WRONG for i in range(len(WRONG[n]))])
 def test_check_says_what_is_wrong(name, number):
     verdict = getattr(checks, f"check_{name}")(WRONG[name][number])
-    assert not verdict and "Not yet" in verdict.message
-    vague = "a value is off" in verdict.message
-    assert not vague
-
-
-@pytest.mark.parametrize("name", list(WRONG))
-@pytest.mark.parametrize("nonsense", NONSENSE)
-def test_check_survives_nonsense(name, nonsense):
-    assert not getattr(checks, f"check_{name}")(nonsense)
+    assert not verdict and "Not yet" in verdict.message and "a value is off" not in verdict.message
 
 
 def test_continuous_bernoulli_integrates_to_one_also_far_out():
@@ -351,28 +366,17 @@ def test_continuous_bernoulli_integrates_to_one_also_far_out():
 # The benchmark on all of MNIST: its parts on tiny data, and what its stored result must say
 
 
-def test_benchmark_fits_and_scores_the_stock_model(monkeypatch):
-    import importlib.util
-    from pathlib import Path
-
-    path = Path(__file__).resolve().parents[1] / "benchmarks" / "vae_full.py"
-    spec = importlib.util.spec_from_file_location("vae_full", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def test_benchmark_fits_and_scores_the_stock_model():
     x = two_clusters(600)
-    stock, seconds, processor = module.timed(module.fit_stock, x, 60)
-    found = module.score(stock, x, seconds, processor)
+    stock, seconds, processor = all_of_mnist.timed(all_of_mnist.fit_stock, x, 60)
+    found = all_of_mnist.score(stock, x[:100], seconds, processor)
     assert found["elbo"] < found["bound_500"] + 0.05 < 0 and found["training_seconds"] > 0
-    before = module.StockVae(6)
+    before = all_of_mnist.StockVae(6)
     assert found["elbo"] > before.elbo(x).mean() + 0.1
 
 
 def test_stored_benchmark_is_ahead_of_the_references():
-    import json
-    from pathlib import Path
-
-    path = Path(__file__).resolve().parents[1] / "benchmarks" / "vae_full.json"
-    stored = json.loads(path.read_text())
+    stored = measure.load("all_of_mnist")["runs"]
     assert stored["long"]["notebook"]["bound_500"] > -86.76  # Burda et al. (2016), VAE, 50 latents
     assert stored["five"]["notebook"]["training_seconds"] < 300
     assert stored["five"]["notebook"]["bound_500"] >= -88

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from slides import lecture
-from tools import catalogue
+from tools import catalogue, mistakes
 from tools.catalogue import Notebook, table
 from tools.marked import fill
 
@@ -67,6 +67,7 @@ PAGES: dict[str, Callable[[], dict[str, str]]] = {
     "docs/instructor.md": guide,
     "docs/slides.md": lambda: {"summary": lecture.summary()},
     "notebooks/START.md": lambda: {"notebooks": start_page()},
+    "docs/mistakes.md": mistakes.page,
 }
 
 
