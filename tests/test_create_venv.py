@@ -63,6 +63,7 @@ def change_constraints() -> None:
 
 
 def test_torch_comes_first_and_alone(setup):
+    (create_venv.ROOT / "tests").mkdir()
     venv, pip, torch, rest = setup()
     assert venv == [sys.executable, "-m", "venv", "--clear", str(create_venv.VENV)]
     assert pip == ["--quiet", "--upgrade", create_venv.pinned("pip")]

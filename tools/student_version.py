@@ -1,6 +1,6 @@
 """Write a version of the course without solutions, and run it.
 
-    python tools/student.py [--no-run]
+    python -m tools.student_version [--no-run]
 
 Writes build/student/ and build/student.zip. The notebooks have their exercises, checks and hints,
 and neither solutions nor outputs. Each is executed once, in that folder and with its course_utils
@@ -8,74 +8,76 @@ and data, so that what is handed out works; the outputs of that run are thrown a
 """
 
 import argparse
-import copy
 import os
-import re
 import shutil
 from pathlib import Path
 
 import nbformat
+from nbconvert.preprocessors import TagRemovePreprocessor
 from nbformat import NotebookNode
 
-from tools import catalogue, notebook_sources, run_notebook
+from tools import catalogue, create_venv, notebook_sources, run_notebook
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "build" / "student"
 NEEDED = (
     *("course_utils", "data", "LICENSE", "LICENSE-CONTENT", "pyproject.toml", "constraints.txt"),
-    *("environment.yml", "tools/environment.py", "slides/lecture.html", "slides/lecture.pdf"),
+    *("environment.yml", "tools/create_venv.py", "slides/lecture.html", "slides/lecture.pdf"),
 )
 START = """# Lecture 4: Deep learning architectures
 
-Three notebooks with exercises; the solutions come after the class. You need Python 3.11 or newer
-and 4 GB of disk space; 12 GB on Linux, unless you add `--torch cpu` below.
+Notebooks with exercises; the solutions come after the class. You need Python {python} or newer and
+{cpu} GB of disk space; {cuda} GB on Linux, unless you add `--torch cpu` below.
 
 Linux and macOS, in this folder:
 
-    python3 tools/environment.py
+    python3 tools/create_venv.py
     .venv/bin/jupyter lab --notebook-dir=notebooks
 
 Windows (PowerShell):
 
-    py tools\\environment.py --torch cpu
+    py tools\\create_venv.py --torch cpu
     .venv\\Scripts\\jupyter lab --notebook-dir=notebooks
 
 The first line takes minutes, once, and needs a network. Without an NVIDIA card, `--torch cpu`
 makes it much smaller.
 If something does not work: `.venv/bin/python -m course_utils` says what, and the remedy.
 
-Begin with `bayesian_neural_networks_wine.ipynb`. The slides are in `slides/`.
+{notebooks}
+
+The slides are in `slides/`.
 """
 
 
 def strip(notebook: NotebookNode) -> NotebookNode:
-    """A copy without solution cells, outputs, execution counts and notes of the build."""
-    bare = copy.deepcopy(notebook)
-    bare.metadata = NotebookNode(
-        {key: value for key, value in bare.metadata.items() if key in ("kernelspec",)}
+    """The notebook of a source, which has no outputs, without its solutions."""
+    return TagRemovePreprocessor(remove_cell_tags={"solution"}).preprocess(notebook, {})[0]
+
+
+def start_page() -> str:
+    """What to install, and where to begin."""
+    rows = [
+        [f"`notebooks/{each.file}.ipynb`", f"{each.title}: {each.topic}", each.level]
+        for each in catalogue.load()
+    ]
+    return START.format(
+        python=".".join(map(str, create_venv.OLDEST_PYTHON)),
+        cpu=create_venv.GIGABYTES_NEEDED,
+        cuda=create_venv.GIGABYTES_WITH_CUDA,
+        notebooks=catalogue.table(["file", "notebook", "when"], rows),
     )
-    bare.cells = [c for c in bare.cells if "solution" not in c.metadata.get("tags", [])]
-    for cell in bare.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    return bare
 
 
 def copy_course(target: Path) -> None:
     """Everything else that a student needs."""
-    ignore = shutil.ignore_patterns("__pycache__")
     for name in NEEDED:
         source, copied = ROOT / name, target / name
         copied.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
-            shutil.copytree(source, copied, ignore=ignore)
+            shutil.copytree(source, copied, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, copied)
-    (target / "README.md").write_text(START, encoding="utf-8")
-    project = target / "pyproject.toml"
-    text = project.read_text(encoding="utf-8")  # students need nothing of what the tests need
-    text = re.sub(r"^test = \[.*?^\]", "test = []", text, flags=re.DOTALL | re.MULTILINE)
-    project.write_text(text, encoding="utf-8")
+    (target / "README.md").write_text(start_page(), encoding="utf-8")
 
 
 def write(target: Path) -> list[Path]:
@@ -89,12 +91,17 @@ def write(target: Path) -> list[Path]:
     return written
 
 
+def alone(target: Path) -> dict[str, str]:
+    """Variables for a kernel that takes the course from a folder, and leaves it as it is."""
+    path = os.pathsep.join(filter(None, [str(target), os.environ.get("PYTHONPATH")]))
+    return {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+
+
 def run(path: Path) -> float:
     """Execute a written notebook with the files beside it alone; return the seconds it took."""
-    before = os.environ.get("PYTHONPATH")
-    own = os.pathsep.join(filter(None, [str(path.parents[1]), before]))
-    env = os.environ | {"PYTHONPATH": own, "PYTHONDONTWRITEBYTECODE": "1"}
-    return run_notebook.execute(nbformat.read(path, as_version=4), folder=path.parent, env=env)
+    notebook = nbformat.read(path, as_version=4)
+    env = os.environ | alone(path.parents[1])
+    return run_notebook.execute(notebook, folder=path.parent, env=env)
 
 
 def main() -> None:
