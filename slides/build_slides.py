@@ -26,9 +26,10 @@ from tools import npm
 SLIDES = Path(__file__).resolve().parent
 ROOT = SLIDES.parent
 MARP = npm.PACKAGES / "@marp-team" / "marp-cli"
+WHOLE = "0,0,100,100"
 OUTPUTS = ("lecture.html", "lecture.pdf", "lecture-notes.pdf")
 # Picture of a notebook, and the part that is shown: left, top, width, height in per cent.
-PICTURE = re.compile(r"\((\w+/\w+)\.png(?:#xywh=percent:(\d+),(\d+),(\d+),(\d+))?\)")
+PICTURE = re.compile(r"\((\w+/\w+)\.png(?:#xywh=percent:([\d,]+))?\)")
 
 
 def stop(message: str) -> None:
@@ -58,7 +59,7 @@ def sources() -> str:
     the pinned version of what draws them is.
     """
     text = lecture.source()
-    pictures = [lecture.picture(name) for name, *_ in PICTURE.findall(text)]
+    pictures = [lecture.picture(name) for name, _ in PICTURE.findall(text)]
     files = [SLIDES / "theme.css", SLIDES / "figures.py", npm.TOOLS / "package.json"]
     theme, drawing, packages = (path.read_text(encoding="utf-8") for path in files)
     constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
@@ -72,12 +73,10 @@ def seal(page: str) -> str:
     return f"{page}\n<!-- {digest(page)} -->\n"
 
 
-def cut(name: str, part: list[str]) -> Image.Image:
+def cut(name: str, part: str) -> Image.Image:
     """A picture of a notebook, or a part of it: left, top, width, height in per cent."""
     image = Image.open(io.BytesIO(base64.b64decode(lecture.picture(name))))
-    if not any(part):
-        return image
-    left, top, width, height = (int(number) / 100 for number in part)
+    left, top, width, height = (int(number) / 100 for number in (part or WHOLE).split(","))
     box = (left, top, left + width, top + height)
     return image.crop([round(a * b) for a, b in zip(box, image.size * 2, strict=True)])
 
@@ -86,12 +85,13 @@ def prepare(folder: Path) -> None:
     """Write everything that the slides are made of into a folder."""
     figures.draw(folder / "figures")
     text = lecture.source()
-    for name, *part in PICTURE.findall(text):
+    for name, part in PICTURE.findall(text):
         path = folder / f"{name}.png"
         path.parent.mkdir(exist_ok=True)
         cut(name, part).save(path)
     text = PICTURE.sub(r"(\1.png)", text)
-    text = text.replace("---\n", f'---\nkeywords: "built from {sources()}"\n', 1)
+    keywords = f"keywords: [deep learning, built from {sources()}]"  # one alone Marp leaves out
+    text = text.replace("---\n", f"---\n{keywords}\n", 1)
     (folder / "lecture.md").write_text(text, encoding="utf-8", newline="\n")
     shutil.copy(SLIDES / "theme.css", folder)
 
@@ -102,7 +102,7 @@ def prepare(folder: Path) -> None:
 def marp(folder: Path, *options: str) -> None:
     """Run Marp on the prepared folder, or stop with its messages."""
     command = [shutil.which("node"), MARP / "marp-cli.js", "lecture.md", "--no-config-file"]
-    command += ["--theme", "theme.css", "--allow-local-files", "--browser-path", npm.browser()]
+    command += ["--theme-set", "theme.css", "--allow-local-files", "--browser-path", npm.browser()]
     # Chromium refuses its sandbox to root, as in most containers.
     root = hasattr(os, "geteuid") and os.geteuid() == 0
     environment = os.environ | ({"CHROME_NO_SANDBOX": "1"} if root else {})
