@@ -47,11 +47,6 @@ def use_course_style() -> None:
     )
 
 
-def _axes(ax: Axes | None) -> Axes:
-    require(ax is None or isinstance(ax, Axes), "ax", "matplotlib Axes or None", ax)
-    return ax or plt.gca()
-
-
 def plot_loss(
     curves: Mapping[str, Sequence[float]],
     *,
@@ -82,7 +77,7 @@ def plot_loss(
         numeric = line.ndim == 1 and line.size and line.dtype.kind in "biuf"
         require(numeric, f"curves[{label!r}]", "a sequence of numbers", line)
     require(floor is None or is_number(floor), "floor", "a finite number or None", floor)
-    ax = _axes(ax)
+    ax = plt.gca() if ax is None else ax
     for label, values in lines.items():
         ax.plot(range(1, len(values) + 1), values, label=label)
     if floor is not None:
@@ -111,7 +106,8 @@ def plot_intervals(
         ValueError: If ``draws`` is not ``(s, n)`` or ``mass`` not between 0 and 1.
     """
     inside = coverage(observed, draws, mass=mass)
-    observed, draws, ax = observed.detach().cpu(), draws.detach().cpu(), _axes(ax)
+    observed, draws = observed.detach().cpu(), draws.detach().cpu()
+    ax = plt.gca() if ax is None else ax
     order = draws.mean(0).argsort()
     lower, upper = (end[order].numpy() for end in central_interval(draws, mass=mass))
     rank = np.arange(1, len(order) + 1)
@@ -139,7 +135,7 @@ def plot_calibration(observed: Tensor, draws: Tensor, *, ax: Axes | None = None)
     """
     masses = np.linspace(0.05, 0.95, 19)
     inside = [coverage(observed, draws, mass=mass) for mass in masses]
-    ax = _axes(ax)
+    ax = plt.gca() if ax is None else ax
     ax.plot([0, 1], [0, 1], "--", color=PALETTE["black"], label="calibrated")
     ax.plot(masses, inside, "o-", color=PALETTE["blue"], label="model")
     ax.set(xlabel="mass of the interval", ylabel="share of targets inside", aspect="equal")
@@ -171,7 +167,7 @@ def plot_images(images: Tensor, *, rows: int, ax: Axes | None = None) -> Axes:
     mosaic = torch.zeros(rows * columns, side, side)
     mosaic[: len(images)] = images.detach().cpu().reshape(-1, side, side)
     mosaic = mosaic.reshape(rows, columns, side, side).swapaxes(1, 2).reshape(rows * side, -1)
-    ax = _axes(ax)
+    ax = plt.gca() if ax is None else ax
     ax.imshow(mosaic.numpy(), cmap="gray_r", vmin=0, vmax=1)
     ax.set_axis_off()
     return ax
@@ -215,7 +211,7 @@ def plot_density(
     require(one_each, "log_prob", f"a function that returns shape ({points**2},)", log_p)
     density = log_p.exp().cpu().reshape(points, points).T  # rows are x2
     require(density.isfinite().all(), "log_prob", "free of NaN and infinite densities", log_p)
-    ax = _axes(ax)
+    ax = plt.gca() if ax is None else ax
     ax.imshow(density.numpy(), origin="lower", extent=extent, vmin=0, vmax=vmax)
     ax.set(xlabel="$x_1$", ylabel="$x_2$")
     ax.grid(False)

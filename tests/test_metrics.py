@@ -17,12 +17,29 @@ from course_utils.metrics import (
     pit,
     rmse,
 )
+from tests.bad_input import NO_NUMBER, no_floats, refusals
 
-torch.set_default_dtype(torch.float32)
+Y, DRAWS = torch.ones(3), torch.rand(2, 3)
+NO_TARGETS, NO_MEAN = no_floats(3), [*no_floats(3), DRAWS, Y[:2]]
+NO_DRAWS = [*no_floats(2, 3), DRAWS.T, DRAWS[0], DRAWS[None]]
+NO_MASS = [*NO_NUMBER, 0, 1, -0.1, 1.5]
+MIXTURE = {"observed": Y, "mean": DRAWS, "scale": DRAWS + 1}
+NO_MIXTURE = {"observed": NO_TARGETS, "mean": NO_DRAWS, "scale": [*NO_DRAWS, 0 * DRAWS, -DRAWS]}
+PAIR, NO_PAIR = {"observed": Y, "draws": DRAWS}, {"observed": NO_TARGETS, "draws": NO_DRAWS}
+
+test_a_bad_argument_is_refused_by_name = refusals(
+    (mean_and_error, {"values": Y}, {"values": [*NO_TARGETS, Y[0], Y[:1]]}),
+    (rmse, {"observed": Y, "mean": Y}, {"observed": NO_TARGETS, "mean": NO_MEAN}),
+    (mixture_log_density, MIXTURE, NO_MIXTURE),
+    (mixture_crps, MIXTURE, NO_MIXTURE),
+    (central_interval, {"draws": DRAWS, "mass": 0.9}, {"mass": NO_MASS}),
+    (coverage, {**PAIR, "mass": 0.9}, {**NO_PAIR, "mass": NO_MASS}),
+    (pit, PAIR, NO_PAIR),
+)
 
 
-def mixture(s: int, n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
+def mixture(s: int, n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
     y, mean, log_scale = (
         torch.randn(*shape, generator=generator, dtype=torch.float64)
         for shape in ((n,), (s, n), (s, n))
@@ -30,18 +47,11 @@ def mixture(s: int, n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, 
     return y, mean, (0.5 * log_scale).exp()
 
 
-def test_mean_and_error():
+def test_mean_and_error_and_rmse():
     mean, error = mean_and_error(torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]]))
     assert mean.tolist() == [2, 0]
     assert error.tolist() == pytest.approx([1 / math.sqrt(3), 0])
-    with pytest.raises(ValueError, match="two repetitions"):
-        mean_and_error(torch.tensor([1.0]))
-
-
-def test_rmse_needs_one_prediction_per_target():
     assert rmse(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0])) == pytest.approx(math.sqrt(2))
-    with pytest.raises(ValueError, match="one prediction per target"):
-        rmse(torch.zeros(3), torch.zeros(5, 3))
 
 
 def test_log_density_of_one_draw_is_the_gaussians():
@@ -50,6 +60,7 @@ def test_log_density_of_one_draw_is_the_gaussians():
     torch.testing.assert_close(mixture_log_density(y, mean, scale), expected)
 
 
+@pytest.mark.mistake("B7")
 def test_log_density_integrates_to_one_and_is_not_that_of_the_mean():
     _, mean, scale = mixture(5, 1)
     grid = torch.linspace(-30, 30, 20001, dtype=torch.float64)
@@ -77,12 +88,6 @@ def test_crps_of_a_mixture_is_the_integral_of_its_definition():
     torch.testing.assert_close(mixture_crps(y, mean, scale), expected, atol=1e-3, rtol=0)
 
 
-def test_crps_of_a_sure_prediction_is_the_absolute_error():
-    y, mean = torch.tensor([1.0, -2.0]), torch.zeros(3, 2)
-    crps = mixture_crps(y, mean, torch.full((3, 2), 1e-6))
-    torch.testing.assert_close(crps, y.abs(), atol=1e-5, rtol=0)
-
-
 @given(seed=st.integers(0, 2**20), shift=st.floats(0.5, 3))
 @settings(max_examples=20, deadline=None)
 def test_scores_are_proper(seed, shift):
@@ -100,7 +105,7 @@ def test_coverage_and_pit_of_a_calibrated_prediction(mass):
     generator = torch.Generator().manual_seed(0)
     mean = torch.randn(2000, generator=generator)
     y = mean + torch.randn(2000, generator=generator)
-    draws = mean + torch.randn(1000, 2000, generator=generator)
+    draws = mean + torch.randn(500, 2000, generator=generator)
     error = math.sqrt(mass * (1 - mass) / 2000)
     assert coverage(y, draws, mass=mass) == pytest.approx(mass, abs=4 * error)
     assert coverage(y, mean + 2 * (draws - mean), mass=mass) > mass + 4 * error
@@ -109,26 +114,8 @@ def test_coverage_and_pit_of_a_calibrated_prediction(mass):
     assert values.var().item() == pytest.approx(1 / 12, abs=0.01)
 
 
-def test_central_interval():
+def test_central_interval_and_pit_of_known_draws():
     draws = torch.arange(101.0)[:, None].expand(101, 2)
     lower, upper = central_interval(draws, mass=0.9)
     assert lower.tolist() == pytest.approx([5, 5]) and upper.tolist() == pytest.approx([95, 95])
-
-
-@pytest.mark.parametrize("mass", [0, 1, -0.1, 1.5, math.nan])
-def test_bad_mass(mass):
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        coverage(torch.zeros(2), torch.zeros(3, 2), mass=mass)
-
-
-@pytest.mark.parametrize("shape", [(2,), (2, 3), (3, 2, 1)])
-def test_bad_draws(shape):
-    y, draws = torch.zeros(2), torch.zeros(shape)
-    for call in (
-        lambda: coverage(y, draws, mass=0.9),
-        lambda: pit(y, draws),
-        lambda: mixture_log_density(y, draws, draws + 1),
-        lambda: mixture_crps(y, draws, draws + 1),
-    ):
-        with pytest.raises(ValueError, match=r"draws \(s, n\)"):
-            call()
+    assert pit(torch.tensor([-1.0, 100.5]), draws).tolist() == [0, 1]  # the share below

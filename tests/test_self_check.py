@@ -1,17 +1,19 @@
 """``python -m course_utils`` on a good machine and on damaged ones."""
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKernel
 
 from course_utils import __main__ as report
-from course_utils import data
+from course_utils import runtime
+from course_utils.data import SOURCES, files
+from tests.bad_input import raising
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,26 +36,17 @@ def test_everything_is_fine_here():
         assert fact in done.stdout
 
 
-@pytest.mark.parametrize("damage", ["missing", "altered"])
-def test_damaged_data(tmp_path, damage):
-    """A copy of the course with a damaged file: the fault, the remedy, and exit status 1."""
-    for folder in ("course_utils", "data"):
-        shutil.copytree(ROOT / folder, tmp_path / folder)
-    (tmp_path / "notebooks").mkdir()
-    for name in ("constraints.txt", "pyproject.toml"):
-        shutil.copy(ROOT / name, tmp_path)
-    wine = tmp_path / "data" / "winequality-red.csv"
-    if damage == "missing":
-        wine.unlink()
-    else:
-        wine.write_bytes(wine.read_bytes()[:-10])
-    env = os.environ | {"PYTHONPATH": str(tmp_path)}
-    command = [sys.executable, "-m", "course_utils"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)
-    assert done.returncode == 1
-    assert f"failure {wine} " in done.stdout and damage in done.stdout
-    assert "remedy: git checkout -- data/winequality-red.csv" in done.stdout
-    assert "mnist-20000.npz as expected" in done.stdout
+def test_damaged_data(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(files, "DATA_DIR", tmp_path)
+    monkeypatch.setenv("COURSE_DATA_DIR", str(tmp_path))
+    for name in ("mnist-20000.npz", "mnist.npz"):
+        (tmp_path / name).write_bytes(b"half a file")
+    out = lines(capsys)
+    assert f"failure {tmp_path / 'winequality-red.csv'} is missing" in out
+    assert "remedy: git checkout -- data/winequality-red.csv" in out
+    for name in ("mnist-20000.npz", "mnist.npz"):
+        assert f"{name} was altered: expected SHA-256 {SOURCES[name].sha256}" in out
+    assert "Python 3" in out and "can be written to" in out
 
 
 def test_missing_and_old_packages(capsys, monkeypatch):
@@ -65,6 +58,7 @@ def test_missing_and_old_packages(capsys, monkeypatch):
         return {"pooch": "0.1", "tqdm": "4.999"}.get(name) or version(name)
 
     monkeypatch.setattr(report.metadata, "version", other)
+    monkeypatch.setattr(report, "CHECKS", (report.packages,))
     out = lines(capsys)
     assert "failure zuko is not installed" in out and "make env" in out
     assert "failure pooch 0.1, needed >=1.8" in out
@@ -73,54 +67,46 @@ def test_missing_and_old_packages(capsys, monkeypatch):
 
 def test_wait_policy_of_the_user_is_a_warning(capsys, monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    monkeypatch.setattr(report, "CHECKS", (report.threads,))
     out = lines(capsys)
-    assert "warning " in out and "benchmarks/threads.py" in out
+    assert out.startswith("warning ") and "benchmarks/threads.py" in out
 
 
-def test_little_memory_is_a_warning_that_states_the_largest_notebook(capsys, monkeypatch):
-    class Memory:
-        total = 1.9e9
-
-    monkeypatch.setattr("psutil.virtual_memory", Memory)
-    monkeypatch.setattr(report, "CHECKS", (report.memory,))
-    out = lines(capsys)
-    assert out.startswith("warning memory 1.9 GB")
-    stated = float(re.search(r"one of them needs up to ([\d.]+) GB", out)[1])
-    measured = json.loads((ROOT / "benchmarks" / "seeds.json").read_text(encoding="utf-8"))
-    largest = max(row["peak_memory_mb"] for row in measured) / 1000
-    assert stated - 0.1 < largest <= stated
-
-
-def test_the_containers_memory_counts(capsys, monkeypatch, tmp_path):
-    limit = tmp_path / "memory.max"
+def test_little_memory_is_a_warning_that_states_the_largest_notebook(capsys, monkeypatch, tmp_path):
+    limit = tmp_path / "memory.max"  # of a container
+    limit.write_text("1500000000\n", encoding="utf-8")
     monkeypatch.setattr(report, "Path", lambda name: limit)
     monkeypatch.setattr(report, "CHECKS", (report.memory,))
-    limit.write_text("1500000000\n", encoding="utf-8")
-    assert lines(capsys).startswith("warning memory 1.5 GB")
-    limit.write_text("max\n", encoding="utf-8")  # no limit
-    assert "memory 1.5 GB" not in lines(capsys)
-
-
-def test_a_broken_check_does_not_hide_the_others(capsys, monkeypatch):
-    def broken():
-        raise ImportError("no torch")
-        yield
-
-    monkeypatch.setattr(report, "CHECKS", (broken, report.python))
     out = lines(capsys)
-    assert "failure broken: ImportError: no torch" in out and "Python 3" in out
+    assert out.startswith("warning memory 1.5 GB")
+    stated = float(re.search(r"one of them needs up to ([\d.]+) GB", out)[1])
+    runs = json.loads((ROOT / "benchmarks" / "seeds.json").read_text(encoding="utf-8"))["runs"]
+    assert stated - 0.1 < max(run["peak_memory_mb"] for run in runs) / 1000 <= stated
+    limit.write_text("max\n", encoding="utf-8")  # none, so the machine's
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=1.9e9))
+    assert lines(capsys).startswith("warning memory 1.9 GB")
 
 
-def test_notebooks_folder_must_be_writable(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(report, "ROOT", tmp_path)  # has no notebooks folder at all
-    monkeypatch.setattr(report, "CHECKS", (report.writing,))
-    assert "cannot be written to" in lines(capsys)
+ABSENT = report.metadata.PackageNotFoundError("course-utils")
+KERNEL = (KernelSpecManager, "get_kernel_spec")
+NO_ROOM = "No space left"
+TROUBLES = {  # what is broken, and how; the line that notices it; its words
+    "device": (runtime, "present_devices", raising(ImportError("no torch")), "device", "no torch"),
+    "disk": (report.tempfile, "TemporaryFile", raising(OSError(NO_ROOM)), "writing", NO_ROOM),
+    "folder": (report, "ROOT", Path("/nowhere"), "writing", "cannot be written to"),
+    "pins": (Path, "read_text", raising(FileNotFoundError("gone")), "packages", "gone"),
+    "install": (report.metadata, "requires", raising(ABSENT), "packages", "course-utils"),
+    "no kernel": (*KERNEL, raising(NoSuchKernel("python3")), "kernel", "NoSuchKernel"),
+    "other kernel": (*KERNEL, lambda *args: KernelSpec(argv=["/bin/sh"]), "kernel", "runs /bin/sh"),
+}
 
 
-def test_altered_download_is_named(capsys, monkeypatch, tmp_path):
-    monkeypatch.setenv("COURSE_DATA_DIR", str(tmp_path))
-    (tmp_path / "mnist.npz").write_bytes(b"half a file")
-    monkeypatch.setattr(report, "CHECKS", (report.files,))
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_a_broken_check_does_not_hide_the_others(trouble, capsys, monkeypatch):
+    owner, name, value, check, words = TROUBLES[trouble]
+    monkeypatch.setattr(report, "CHECKS", (getattr(report, check), report.python))
+    monkeypatch.setattr(owner, name, value)
     out = lines(capsys)
-    assert "mnist.npz was altered: expected SHA-256" in out
-    assert data.SOURCES["mnist.npz"].sha256 in out
+    monkeypatch.undo()
+    assert out.startswith("failure ") and words in out and "remedy:" in out
+    assert "\nok      Python 3" in out

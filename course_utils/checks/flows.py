@@ -103,8 +103,8 @@ def check_coupling_inverse(answer: Any) -> Verdict:
 
 def check_same_mask(answer: Any) -> Verdict:
     """KL in nats from the first coordinate of the moons (noise 0.05) to the best Gaussian."""
-    angle = (torch.arange(1000).double() + 0.5) * math.pi / 1000
-    centre, x = torch.cat((angle.cos(), 1 - angle.cos())), torch.linspace(-1.5, 2.5, 2001).double()
+    angle = (torch.arange(400).double() + 0.5) * math.pi / 400
+    centre, x = torch.cat((angle.cos(), 1 - angle.cos())), torch.linspace(-1.5, 2.5, 801).double()
     p = torch.distributions.Normal(centre, 0.05).log_prob(x[:, None]).exp().mean(1)
     entropy, variance = -torch.trapezoid(p * p.log(), x), centre.var(correction=0) + 0.05**2
     right = 0.5 * torch.log(2 * math.pi * math.e * variance) - entropy

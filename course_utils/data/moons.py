@@ -36,7 +36,8 @@ def make_two_moons(n: int, *, noise: float, seed: int) -> TwoMoons:
         Points ``(n, 2)``, without unit, and the moon of each ``(n,)``.
 
     Raises:
-        ValueError: If ``n`` or ``noise`` is not positive, or the seed negative.
+        ValueError: If ``n`` or ``noise`` is not positive, the noise more than a million, or the
+            seed negative.
 
     Example:
         >>> make_two_moons(5, noise=0.05, seed=0).x.shape
@@ -45,7 +46,8 @@ def make_two_moons(n: int, *, noise: float, seed: int) -> TwoMoons:
     import torch
 
     require(is_whole(n, 1), "n", "a positive integer", n)
-    require(is_number(noise, 0) and noise > 0, "noise", "a positive finite number", noise)
+    small = is_number(noise, 0, 1e6) and noise > 0
+    require(small, "noise", "a positive number up to a million", noise)
     require(is_whole(seed, 0), "seed", "a non-negative integer", seed)
     rng = np.random.default_rng(seed)
     moon = rng.integers(0, 2, size=n)

@@ -1,0 +1,202 @@
+"""Files of the course: damaged, missing, and downloaded under every trouble; loopback only."""
+
+import hashlib
+import http.server
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pooch.downloaders
+import pytest
+
+from course_utils.data import DATA_DIR, SOURCES, Source, files, load_wine_quality, locate
+from tests.bad_input import JUNK, raising, refusals
+
+CONTENT = b"0;1\n" * 5000
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+NAME, BUNDLED = "winequality-white.csv", "winequality-red.csv"
+linux = pytest.mark.skipif(sys.platform != "linux", reason="names devices and signals of Linux")
+
+WHOLE = {"Content-Length": len(CONTENT)}
+PAGES = {
+    "whole": (200, WHOLE, CONTENT),
+    "slow": (200, WHOLE, CONTENT[:2000]),
+    "half": (200, WHOLE, CONTENT[:2000]),
+    "gzip": (200, {"Content-Encoding": "gzip"}, b"no gzip"),
+    "empty": (200, {}, b""),
+    "wrong": (200, {}, b"<html>"),
+    "loop": (302, {"Location": "/loop"}, b""),
+    "away": (302, {"Location": "http://192.0.2.1/"}, b""),
+    "gone": (404, {}, b""),
+    "broken": (500, {}, b""),
+}
+test_a_bad_name_is_refused = refusals(
+    (locate, {"name": BUNDLED}, {"name": [*JUNK, "", "rose.csv", "../README.md", "mnist.npz "]})
+)
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Serves the pages, drops the connection for others, and stops in the middle of /slow."""
+
+    def do_GET(self):
+        page = self.path.strip("/")
+        if page not in PAGES:
+            self.connection.close()
+            return
+        status, headers, body = PAGES[page]
+        self.send_response(status)
+        for header in headers.items():
+            self.send_header(*header)
+        self.end_headers()
+        self.wfile.write(body)
+        if page == "slow":
+            self.wfile.flush()
+            self.server.halfway.set()
+            self.server.goes_on.wait(60)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def remote(tmp_path, monkeypatch):
+    """A server; ``path`` is the cache's file, ``choose(page)`` says where it is to come from."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    server.halfway, server.goes_on = threading.Event(), threading.Event()
+    server.path = tmp_path / "cache" / NAME
+    monkeypatch.setenv("COURSE_DATA_DIR", str(server.path.parent))
+
+    def choose(page):
+        url = page if "//" in page else f"http://127.0.0.1:{server.server_port}/{page}"
+        monkeypatch.setitem(SOURCES, NAME, Source(url, DIGEST, bundled=False))
+        return url
+
+    server.choose = choose
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield server
+    server.goes_on.set()
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("end", [0, 100, -1])
+def test_an_altered_file_of_the_course_is_named_and_kept(tmp_path, monkeypatch, end):
+    damaged, path = (DATA_DIR / BUNDLED).read_bytes()[:end], tmp_path / BUNDLED
+    path.write_bytes(damaged)
+    monkeypatch.setattr(files, "DATA_DIR", tmp_path)
+    with pytest.raises(ValueError, match="altered.*Remedy: git checkout") as caught:
+        load_wine_quality()
+    for part in (str(path), SOURCES[BUNDLED].sha256, hashlib.sha256(damaged).hexdigest()):
+        assert part in str(caught.value)
+    assert path.read_bytes() == damaged  # what git keeps is never removed
+
+
+def test_a_missing_file_of_the_course(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "DATA_DIR", tmp_path)
+    with pytest.raises(FileNotFoundError, match="10.24432/C56S3T.*Remedy: git checkout") as caught:
+        load_wine_quality()
+    assert str(tmp_path / BUNDLED) in str(caught.value)
+
+
+@pytest.mark.parametrize("altered", [b"", CONTENT[:-1], CONTENT + b"\0", b"1" + CONTENT[1:]])
+def test_an_altered_download_is_named_and_removed(remote, monkeypatch, altered):
+    remote.choose("gone")
+    remote.path.parent.mkdir()
+    remote.path.write_bytes(altered)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", raising(PermissionError("open in another program")))
+        with pytest.raises(ValueError, match="altered.*Remedy: remove the file; call again"):
+            locate(NAME)
+    with pytest.raises(ValueError, match=f"{DIGEST}.*the file has been removed; call again"):
+        locate(NAME)
+    assert not remote.path.exists()
+    with pytest.raises(FileNotFoundError, match="put the file there by hand"):
+        locate(NAME)
+    remote.path.write_bytes(CONTENT)  # what the message advises
+    assert locate(NAME) == remote.path
+
+
+@linux
+@pytest.mark.parametrize(
+    "folder", ["file", "file/deeper", "/dev/null/cache", "/proc/course", "n" * 300, "loop", "taken"]
+)
+def test_a_folder_that_cannot_hold_a_download_is_named(tmp_path, monkeypatch, folder):
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "taken" / NAME).mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setenv("COURSE_DATA_DIR", str(tmp_path / folder))
+    with pytest.raises(FileNotFoundError, match="COURSE_DATA_DIR chooses another") as caught:
+        locate(NAME)
+    assert str(tmp_path / folder / NAME) in str(caught.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_file_is_downloaded_once_into_the_chosen_folder(remote):
+    for page in ("whole", "gone"):
+        remote.choose(page)
+        assert locate(NAME) == remote.path and remote.path.read_bytes() == CONTENT
+
+
+NOBODY = ["http://127.0.0.1:9/x", "http://course.invalid/", "http://192.0.2.1/"]
+TROUBLE = ["gone", "broken", "half", "dropped", "loop", "away", "gzip", *NOBODY]
+
+
+@pytest.mark.parametrize("page", [*TROUBLE, "empty", "wrong"])
+def test_a_failed_download_names_path_source_and_remedy_and_leaves_nothing(remote, page):
+    source = remote.choose(page)
+    with pytest.raises(FileNotFoundError if page in TROUBLE else ValueError) as caught:
+        locate(NAME)
+    expected = {"wrong": [DIGEST, hashlib.sha256(b"<html>").hexdigest()], "empty": [DIGEST]}
+    for part in (str(remote.path), source, "Remedy", *expected.get(page, ["COURSE_DATA_DIR"])):
+        assert part in str(caught.value)
+    assert not list(remote.path.parent.glob("*"))
+    remote.choose("whole")
+    assert locate(NAME).read_bytes() == CONTENT
+
+
+@linux
+def test_no_disk_space(remote, monkeypatch):
+    def full(*args):
+        return open("/dev/full", "wb", buffering=0)
+
+    remote.choose("whole")
+    monkeypatch.setattr(pooch.downloaders, "open", full, raising=False)
+    with pytest.raises(FileNotFoundError, match="No space left on device.*Remedy"):
+        locate(NAME)
+    assert not list(remote.path.parent.glob("*"))
+
+
+FETCH = """
+import sys
+from course_utils import data
+data.SOURCES[sys.argv[1]] = data.Source(*sys.argv[2:], bundled=False)
+print(data.locate(sys.argv[1]))
+"""
+
+
+def fetch(url):
+    command = [sys.executable, "-c", FETCH, NAME, url, DIGEST]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@linux
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_download_is_no_file(remote, how):
+    process = fetch(remote.choose("slow"))
+    assert remote.halfway.wait(120)
+    process.send_signal(how)
+    process.communicate()
+    assert process.returncode and not remote.path.exists()
+    assert how == signal.SIGKILL or not list(remote.path.parent.glob("*"))
+    remote.choose("whole")
+    assert locate(NAME).read_bytes() == CONTENT
+
+
+def test_two_downloads_at_once_leave_one_whole_file(remote):
+    path, url = remote.path, remote.choose("whole")
+    processes = [fetch(url) for _ in range(2)]
+    assert [process.communicate()[0].strip() for process in processes] == [str(path)] * 2
+    assert path.read_bytes() == CONTENT and list(path.parent.glob("*")) == [path]
