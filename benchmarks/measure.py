@@ -5,22 +5,25 @@ seed 1, and so on, so that whatever else the machine does hits all of them alike
 ``build/benchmarks`` as soon as it is there; a second call goes on where the first one stopped. Runs
 of other code (script or notebook) are dropped. When all are there, they become
 ``results/NAME.json``: what is published was measured in one working copy.
+
+Every stored file has the script that wrote it, date, versions, the digest of the code if it is
+known, and ``runs``.
 """
 
 import argparse
 import ast
-import cProfile
 import hashlib
 import json
 import os
 import platform
-import pstats
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import date
+from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -64,16 +67,13 @@ def median_seconds(*functions: Callable[[], object], rounds: int = 5) -> list[fl
     return [sorted(kept)[rounds // 2] for kept in times]
 
 
-def profile(function: Callable[[], object], lines: int = 12) -> list[str]:
-    """Where a call spends its time: the functions with the most seconds of their own."""
-    profiler = cProfile.Profile()
-    profiler.runcall(function)
-    stats = pstats.Stats(profiler)
-    rows = sorted(stats.stats.items(), key=lambda item: -item[1][2])[:lines]
-    return [
-        f"{own:7.3f} s {calls:8d} calls  {'/'.join(Path(file).parts[-2:])}:{name}"
-        for (file, _, name), (_, calls, own, _, _) in rows
-    ]
+# ------------------------------------------------------------------ what is stored
+
+
+def code_digest(*paths: Path) -> str:
+    """The code in some files, whatever their comments: twelve hexadecimal digits."""
+    code = [ast.dump(ast.parse(path.read_text(encoding="utf-8"))) for path in paths]
+    return hashlib.sha256("\n".join(code).encode()).hexdigest()[:12]
 
 
 def machine() -> dict[str, object]:
@@ -99,31 +99,73 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def code_digest(*paths: Path) -> str:
-    """The code in some files, whatever their comments: twelve hexadecimal digits."""
-    code = [ast.dump(ast.parse(path.read_text(encoding="utf-8"))) for path in paths]
-    return hashlib.sha256("\n".join(code).encode()).hexdigest()[:12]
+def origin(script: str, packages: Iterable[str]) -> dict[str, object]:
+    """Where and when figures were measured: the head of a stored file."""
+    today = date.today().isoformat()
+    return {"script": script, "date": today, "machine": machine(), "versions": versions(packages)}
+
+
+def place(name: str) -> Path:
+    """The stored file of that name."""
+    published = RESULTS / f"{name}.json"
+    return published if published.exists() else HERE / published.name
+
+
+def load(name: str) -> dict:
+    """A stored file, by its name without ending.
+
+    Raises:
+        FileNotFoundError: If it was never measured.
+    """
+    return json.loads(place(name).read_text(encoding="utf-8"))
 
 
 def write(path: Path, stored: dict) -> None:
-    """Write JSON so that an interrupted write leaves the old file."""
+    """Write JSON, short lists on one line, so that an interrupted write leaves the old file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+    text = re.sub(
+        r"([\[{])\n\s+([^\[\]{}]+)\n\s+([\]}])",
+        lambda found: found[1] + re.sub(r"\n\s+", " ", found[2]) + found[3],
+        json.dumps(stored, indent=1),
+    )
+    draft.write_text(text + "\n", encoding="utf-8")
     draft.replace(path)
 
 
-def run_alone(command: list[str]) -> dict:
-    """The JSON in the last line of a process, or its last words under the key ``error``."""
+# ------------------------------------------------------------------ how it is measured
+
+
+@contextmanager
+def busy(wanted: bool = True) -> Iterator[None]:
+    """Meanwhile another process keeps a core busy, if wanted."""
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if wanted else None
+    try:
+        yield
+    finally:
+        if other:
+            other.kill()
+            other.wait()
+
+
+def run_alone(*command: str, **settings: str) -> dict:
+    """The JSON in the last line of a Python process, or its last words under the key ``error``.
+
+    Args:
+        command: What follows ``python``.
+        settings: Environment variables; none of the caller's that concern threads is passed on.
+    """
     env = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "MKL_", "GOMP_"))}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env)
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, cwd=ROOT, env=env | settings
+    )
     if done.returncode:
         return {"error": ([line for line in done.stderr.splitlines() if line.strip()] or ["?"])[-1]}
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def command(
-    script: str,
+    spec: ModuleSpec,
     names: Iterable[str],
     one: Callable[..., dict],
     *,
@@ -135,17 +177,17 @@ def command(
     """The command line of a benchmark.
 
     Args:
-        script: Its path; the name becomes that of the results.
+        spec: The script's ``__spec__``; the last part of its name becomes that of the results.
         names: Its competitors.
         one: Called as ``one(name, seed, quick=..., full=...)`` in a process of its own; returns
             what is stored.
-        sources: Files whose code is measured.
+        sources: Files whose code is measured, besides the script.
         packages: Whose versions are stored.
         minutes: What a whole run takes, for the help.
         full: Whether there is a larger version of the work, ``--full``.
     """
-    path = Path(script).resolve()
-    parser = argparse.ArgumentParser(description=f"{path.stem}: {minutes} on two idle cores.")
+    title = spec.name.rpartition(".")[2]
+    parser = argparse.ArgumentParser(description=f"{title}: {minutes} on two idle cores.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {list(names)}; all if none")
     parser.add_argument("--repetitions", type=int, default=REPETITIONS, help="seeds per competitor")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, not published")
@@ -159,34 +201,32 @@ def command(
     if given.one:
         print(json.dumps(one(given.one, given.seed, **sizes)))
         return
-    store = (TRIALS if given.quick else PROGRESS) / f"{path.stem}{'_full' * given.full}.json"
-    digest = code_digest(path, *sources)
+    store = (TRIALS if given.quick else PROGRESS) / f"{title}{'_full' * given.full}.json"
+    digest = code_digest(Path(spec.origin), *sources)
     stored = json.loads(store.read_text()) if store.exists() else {}
     if stored.get("code") != digest:
         if stored.get("runs"):
             print(f"{store.name}: the code has changed, so all is measured again", flush=True)
-        stored = {"code": digest, "runs": {}}
+        stored = {"runs": {}}
+    options = [f"--{size}" for size, wanted in sizes.items() if wanted]
     failed = {}
     for seed in range(given.repetitions):
         for name in given.names or names:
             runs = stored["runs"].setdefault(name, {})
             if str(seed) in runs:
                 continue
-            options = [f"--{size}" for size, wanted in sizes.items() if wanted]
             start = time.perf_counter()
-            job = [sys.executable, str(path), "--one", name, "--seed", str(seed), *options]
-            result = run_alone(job)
+            result = run_alone("-m", spec.name, "--one", name, "--seed", str(seed), *options)
             took = f"{time.perf_counter() - start:.0f} s"
-            print(f"{path.stem}: {name}, seed {seed}: {result.get('error', took)}", flush=True)
+            print(f"{title}: {name}, seed {seed}: {result.get('error', took)}", flush=True)
             if "error" in result:
                 failed[name] = result["error"]
                 continue
             runs[str(seed)] = result
-            stored |= {"date": date.today().isoformat(), "machine": machine()}
-            stored["versions"] = versions(packages)
+            stored = origin(spec.name, packages) | {"code": digest, "runs": stored["runs"]}
             write(store, stored)
     if failed:
-        raise SystemExit(f"{path.stem}: not measured: {failed}")
+        raise SystemExit(f"{title}: not measured: {failed}")
     complete = all(len(stored["runs"].get(name, {})) >= given.repetitions for name in names)
     if complete and not given.quick:
         write(RESULTS / store.name, stored)

@@ -1,6 +1,6 @@
-"""The notebooks as a whole: time, memory and slowest cells, alone and beside a busy process.
+"""The notebooks as a whole: time and memory, alone and beside a busy process.
 
-    python benchmarks/whole.py [NAME ...] [--repetitions 1]
+    python -m benchmarks.notebook_runtime ["NAME, SETTING" ...] [--repetitions 1]
 
 Each repetition runs every notebook with one thread, with two, and, while another process keeps a
 core busy, with two and with as many as the notebook itself asks for: about 25 minutes in all, two
@@ -9,19 +9,13 @@ to the first result, and the size of the environment. On Linux everything, the b
 kept on two cores, however many there are.
 """
 
-import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 from benchmarks import measure
 from tools import catalogue, notebook_sources, run_notebook
-
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
-
 
 SHIPPED = None  # threads: what the notebook's parameters say
 SETTINGS = {
@@ -31,6 +25,12 @@ SETTINGS = {
     "as shipped, busy": (SHIPPED, True),
 }
 START = "start-up"
+
+
+def run(name: str, seed: int, threads: int | None) -> dict:
+    """Seconds and peak memory of one notebook in a process of its own, or its ``error``."""
+    options = [] if threads is SHIPPED else ["--threads", str(threads)]
+    return measure.run_alone("-m", "tools.run_notebook", name, "--seed", str(seed), *options)
 
 
 def start_up(name: str) -> float:
@@ -56,37 +56,21 @@ def installed_bytes(folder: Path) -> dict[str, int]:
     return {"all": sum(sizes.values())} | {name: sizes[name] for name in largest}
 
 
-def run(name: str, seed: int, threads: int | None, busy: bool) -> dict:
-    """One notebook in a process of its own: figures, and its ten slowest cells."""
-    other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if busy else None
-    tools = str(ROOT / "tools" / "notebooks.py")
-    command = [sys.executable, tools, "run", name, "--seed", str(seed)]
-    if threads is not SHIPPED:
-        command += ["--threads", str(threads)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    finally:
-        if other:
-            other.kill()
-            other.wait()
-    if done.returncode:
-        raise SystemExit(done.stderr.strip().splitlines()[-1])
-    *cells, figures = done.stdout.splitlines()
-    slowest = [line.strip().split(" s  ", 1) for line in cells[-10:]]
-    return json.loads(figures) | {"slowest": [[float(s), text] for s, text in slowest]}
-
-
 def one(name: str, seed: int, *, quick: bool, full: bool) -> dict:
     """A notebook in one setting (``NAME, SETTING``), or the start-up of all and the size."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
     if name == START:
-        seconds = {
-            notebook: start_up(notebook) for notebook in catalogue.files()[: 1 if quick else None]
-        }
+        chosen = catalogue.files()[: 1 if quick else None]
+        seconds = {notebook: start_up(notebook) for notebook in chosen}
         return {"seconds": seconds, "bytes": installed_bytes(Path(sys.prefix))}
     notebook, _, setting = name.partition(", ")
-    return run(notebook, seed, *SETTINGS[setting])
+    threads, beside = SETTINGS[setting]
+    with measure.busy(beside):
+        figures = run(notebook, seed, threads)
+    if "error" in figures:
+        raise SystemExit(figures["error"])
+    return figures
 
 
 if __name__ == "__main__":
@@ -94,10 +78,10 @@ if __name__ == "__main__":
     if "--quick" in sys.argv:  # a notebook cannot be made smaller: its checkpoints would fail
         jobs = [START]
     measure.command(
-        __file__,
+        __spec__,
         jobs,
         one,
-        sources=[ROOT / "notebooks" / f"{name}.py" for name in catalogue.files()],
+        sources=[notebook.source for notebook in catalogue.load()],
         packages=["torch", "pyro-ppl", "ipykernel", "nbclient"],
         minutes="about 25 minutes per repetition",
     )

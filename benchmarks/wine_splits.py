@@ -1,7 +1,7 @@
 """Score the models of the wine notebook as the literature does: on random 90/10 splits.
 
-    python benchmarks/wine_splits.py            # writes benchmarks/wine_splits.json
-    python benchmarks/wine_splits.py fit_linear --splits 3   # prints only
+    python -m benchmarks.wine_splits    # writes benchmarks/wine_splits.json
+    python -m benchmarks.wine_splits fit_linear --splits 3    # prints only
 
 Twins are torn apart by such splits (see the notebook), so the figures are comparable with the
 published ones and with nothing else. Forty splits, in two groups of twenty: the second shows how
@@ -9,25 +9,19 @@ much another choice of splits would change.
 """
 
 import argparse
-import json
-import platform
-from datetime import UTC, datetime
 from pathlib import Path
 
 import course_utils  # noqa: F401 - before torch: it decides how threads wait
 
 # isort: split
-import pyro
 import torch
 
+from benchmarks import measure
 from course_utils.data import load_wine_quality
 from course_utils.metrics import mean_and_error, mixture_log_density, rmse
+from tools import catalogue
 from tools.notebook_definitions import definitions
 
-HERE = Path(__file__).resolve().parent
-
-
-RESULT = HERE / "wine_splits.json"
 MODELS = ("fit_linear", "fit_mean_field_bnn", "fit_laplace", "fit_bnn_ensemble")
 GROUPS = {"first": range(20), "second": range(20, 40)}
 
@@ -53,21 +47,21 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=20)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    book = definitions("bayesian_neural_networks_wine")
-    stored: dict = {}
+    book = catalogue.find("wine")
+    fits = definitions(book.file)
+    runs: dict[str, dict[str, list]] = {}
     for name in arguments.models or MODELS:
         for group, splits in GROUPS.items():
             chosen = list(splits)[: arguments.splits]
-            values = torch.tensor([score(getattr(book, name), split) for split in chosen])
+            values = torch.tensor([score(getattr(fits, name), split) for split in chosen])
             (centre, density), (error, density_error) = (v.tolist() for v in mean_and_error(values))
             print(f"{name:20s} {group:6s} RMSE {centre:.4f} ± {error:.4f}, ", end="")
             print(f"log density {density:.4f} ± {density_error:.4f}", flush=True)
-            stored.setdefault(name, {})[group] = [[round(v, 4) for v in r] for r in values.tolist()]
+            runs.setdefault(name, {})[group] = [[round(v, 4) for v in r] for r in values.tolist()]
     if not arguments.models:
-        stored["date"] = datetime.now(UTC).date().isoformat()
-        versions = {"python": platform.python_version(), "torch": torch.__version__}
-        stored["versions"] = versions | {"pyro": pyro.__version__}
-        RESULT.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n")
+        code = measure.code_digest(Path(__file__), book.source)
+        head = measure.origin(__spec__.name, ["torch", "pyro-ppl"])
+        measure.write(measure.place("wine_splits"), head | {"code": code, "runs": runs})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Fill the parts of README, start page and guides that follow from catalogue and lecture.
+"""Fill the parts of pages that follow from stored data.
 
 python -m tools.fill_pages
 """
@@ -6,6 +6,7 @@ python -m tools.fill_pages
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks import measure, report
 from slides import lecture
 from tools import catalogue, mistakes
 from tools.catalogue import Notebook, table
@@ -62,7 +63,12 @@ def guide() -> dict[str, str]:
 
 
 PAGES: dict[str, Callable[[], dict[str, str]]] = {
-    "README.md": lambda: {"notebooks": overview("notebooks/")},
+    "README.md": lambda: {
+        "notebooks": overview("notebooks/"),
+        "measured": report.overview(report.load()),
+    },
+    "benchmarks/RESULTS.md": lambda: report.results(report.load()),
+    "benchmarks/SEEDS.md": lambda: report.seeds(measure.load("seeds")),
     "docs/student.md": lambda: {"notebooks": overview("../notebooks/")},
     "docs/instructor.md": guide,
     "docs/slides.md": lambda: {"summary": lecture.summary()},

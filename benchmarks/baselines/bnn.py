@@ -1,6 +1,6 @@
 """The mean-field network of the wine notebook beside what a reader would use instead.
 
-    build/peers/bin/python benchmarks/peers/bnn.py [--quick]        # about 6 minutes
+    build/baselines/bin/python -m benchmarks.baselines.bnn [--quick]    # about 6 minutes
 
 All competitors get the same wines (seed k: test fold k of five, twins kept together), the same
 standardisation, and the same network: asinh, 11-50-1, SiLU, one Gaussian per weight, one noise
@@ -11,7 +11,6 @@ scale. The notebook's function and its floor use all wines in every step; the ot
 import itertools
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import course_utils  # noqa: F401 - before torch: it decides how threads wait
@@ -30,13 +29,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from benchmarks import measure
 from course_utils.data import duplicate_groups, load_wine_quality, split_indices
 from course_utils.metrics import mixture_log_density, rmse
+from tools import catalogue
 from tools.notebook_definitions import definitions
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-
-
-nb = definitions("bayesian_neural_networks_wine")
+BOOK = catalogue.find("wine")
+nb = definitions(BOOK.file)
 nb.standardise.__globals__["device"] = torch.device("cpu")  # the notebook sets it in a cell
 HIDDEN = 50
 STEPS, RATE = 800, 0.03  # of the notebook's fit_mean_field_bnn
@@ -61,7 +58,7 @@ def load(seed: int) -> Wines:
     wine = load_wine_quality("red")
     groups = duplicate_groups(wine.x)
     fold = nb.deal_folds(groups, folds=5, seed=0)
-    rest, test = ((fold != seed % 5).nonzero().squeeze(), (fold == seed % 5).nonzero().squeeze())
+    test, rest = (held.nonzero().squeeze() for held in (fold == seed % 5, fold != seed % 5))
     parts = split_indices(len(rest), fractions=(0.85, 0.15, 0), groups=groups[rest], seed=seed)
     train, validation = rest[parts.train], rest[parts.validation]
     x_train, x_val, x_test = (
@@ -175,44 +172,38 @@ def usual(x, y, seed, epochs, size, watch):
     return predict
 
 
-def prior_scales(d: int) -> tuple[float, float]:
-    """The notebook's prior of the weights; these libraries know one scale per layer."""
-    return 2 * d**-0.5, 2 * HIDDEN**-0.5
+def sizes_and_priors(d: int) -> list[tuple[tuple[int, int], float]]:
+    """Per layer its size and the notebook's prior scale: these libraries know one per layer."""
+    return [((d, HIDDEN), 2 * d**-0.5), ((HIDDEN, 1), 2 * HIDDEN**-0.5)]
 
 
 class Layers(NamedTuple):
-    """A network of Bayesian layers, its KL term, and its factors as (mean, scale, prior scale)."""
+    """A network of Bayesian layers, its KL term, and means and scales of a layer's factors."""
 
-    net: nn.Module
+    net: nn.Sequential
     kl: Callable[[], Tensor]
-    factors: Callable[[], list[tuple[Tensor, Tensor, float]]]
+    factors: Callable[[nn.Module], list[tuple[Tensor, Tensor]]]
 
 
 def bayesian_torch(d: int) -> Layers:
     """Its prior_variance is used as a scale, and its KL is a mean over weights: both mended."""
     from bayesian_torch.layers import LinearReparameterization
 
-    scales = prior_scales(d)
-    layers = [
-        LinearReparameterization(*size, prior_variance=scale)
-        for size, scale in zip(((d, HIDDEN), (HIDDEN, 1)), scales, strict=True)
-    ]
+    layers = [LinearReparameterization(*size, prior_variance=p) for size, p in sizes_and_priors(d)]
     for layer in layers:
         layer.dnn_to_bnn_flag = True  # forward returns the output alone
 
-    def factors():
-        for layer, prior in zip(layers, scales, strict=True):
-            for part in ("weight", "bias"):
-                rho = getattr(layer, f"rho_{part}")
-                yield getattr(layer, f"mu_{part}"), nn.functional.softplus(rho), prior
+    def factors(layer):
+        parts = [(layer.mu_weight, layer.rho_weight), (layer.mu_bias, layer.rho_bias)]
+        return [(mu, torch.log1p(rho.exp())) for mu, rho in parts]
 
     def kl():
         total = 0.0
         for layer in layers:
-            for part in ("weight", "bias"):
-                mu, rho = getattr(layer, f"mu_{part}"), getattr(layer, f"rho_{part}")
-                prior = (getattr(layer, f"prior_{part}_{moment}") for moment in ("mu", "sigma"))
-                total += layer.kl_div(mu, torch.log1p(rho.exp()), *prior) * mu.numel()
+            priors = [(layer.prior_weight_mu, layer.prior_weight_sigma),
+                      (layer.prior_bias_mu, layer.prior_bias_sigma)]  # fmt: skip
+            for (mu, sigma), prior in zip(factors(layer), priors, strict=True):
+                total += layer.kl_div(mu, sigma, *prior) * mu.numel()
         return total
 
     return Layers(nn.Sequential(layers[0], nn.SiLU(), layers[1]), kl, factors)
@@ -223,17 +214,14 @@ def blitz(d: int) -> Layers:
     from blitz.losses import kl_divergence_from_nn
     from blitz.modules import BayesianLinear
 
-    scales = prior_scales(d)
-    layers = [
-        BayesianLinear(*size, prior_sigma_1=scale, prior_pi=1)
-        for size, scale in zip(((d, HIDDEN), (HIDDEN, 1)), scales, strict=True)
-    ]
-    net = nn.Sequential(layers[0], nn.SiLU(), layers[1])
+    first, last = (
+        BayesianLinear(*size, prior_sigma_1=p, prior_pi=1) for size, p in sizes_and_priors(d)
+    )
+    net = nn.Sequential(first, nn.SiLU(), last)
 
-    def factors():
-        for layer, prior in zip(layers, scales, strict=True):
-            for sampler in (layer.weight_sampler, layer.bias_sampler):
-                yield sampler.mu, nn.functional.softplus(sampler.rho), prior
+    def factors(layer):
+        samplers = (layer.weight_sampler, layer.bias_sampler)
+        return [(each.mu, nn.functional.softplus(each.rho)) for each in samplers]
 
     return Layers(net, lambda: kl_divergence_from_nn(net), factors)
 
@@ -242,17 +230,12 @@ def torchbnn(d: int) -> Layers:
     """Its posterior starts as wide as the prior."""
     from torchbnn import BayesLinear, BKLLoss
 
-    scales = prior_scales(d)
-    layers = [
-        BayesLinear(0.0, scale, *size)
-        for size, scale in zip(((d, HIDDEN), (HIDDEN, 1)), scales, strict=True)
-    ]
-    net, loss = nn.Sequential(layers[0], nn.SiLU(), layers[1]), BKLLoss(reduction="sum")
+    first, last = (BayesLinear(0.0, p, *size) for size, p in sizes_and_priors(d))
+    net, loss = nn.Sequential(first, nn.SiLU(), last), BKLLoss(reduction="sum")
 
-    def factors():
-        for layer, prior in zip(layers, scales, strict=True):
-            yield layer.weight_mu, layer.weight_log_sigma.exp(), prior
-            yield layer.bias_mu, layer.bias_log_sigma.exp(), prior
+    def factors(layer):
+        return [(layer.weight_mu, layer.weight_log_sigma.exp()),
+                (layer.bias_mu, layer.bias_log_sigma.exp())]  # fmt: skip
 
     return Layers(net, lambda: loss(net)[0], factors)
 
@@ -308,7 +291,9 @@ def check(name: str, x: Tensor, y: Tensor) -> None:
         net, kl, factors = MAKERS[name](x.shape[1])
         assert net(x).shape == (len(x), 1) and not torch.equal(net(x), net(x))
         exact = sum(
-            kl_divergence(dist.Normal(m, s), dist.Normal(0.0, p)).sum() for m, s, p in factors()
+            kl_divergence(dist.Normal(loc, scale), dist.Normal(0.0, p)).sum()
+            for layer, (_, p) in zip((net[0], net[2]), sizes_and_priors(x.shape[1]), strict=True)
+            for loc, scale in factors(layer)
         )
         estimates = torch.stack([(net(x[:1]), kl())[1].detach() for _ in range(400)])
         assert abs(estimates.mean() / exact - 1) < 0.01, (estimates.mean(), exact)
@@ -375,7 +360,7 @@ def one(name: str, seed: int, *, quick: bool, full: bool) -> dict:
     curve = [(round(t, 4), judge(state, data.x_val, data.y_val)[1]) for t, state in watch.notes]
     last = watch.notes[-1][1]
     error, density = judge(last, data.x_test, data.y_test)
-    result = {
+    return {
         "ms_per_step": 1000 * own,
         "of_floor": own / floor,
         "seconds": watch.seconds,
@@ -383,19 +368,14 @@ def one(name: str, seed: int, *, quick: bool, full: bool) -> dict:
         "test_rmse": error,
         "test_log_density": density,
     }
-    if name == "notebook":
-        result["profile"] = measure.profile(
-            lambda: train(x, y, seed, 60 if quick else 300, None, measure.Watch(every=1000))
-        )
-    return result
 
 
 if __name__ == "__main__":
     measure.command(
-        __file__,
+        __spec__,
         COMPETITORS,
         one,
-        sources=[ROOT / "notebooks" / "bayesian_neural_networks_wine.py"],
+        sources=[BOOK.source],
         packages=["torch", "pyro-ppl", "bayesian-torch", "blitz-bayesian-pytorch", "torchbnn"],
         minutes="about 6 minutes",
     )

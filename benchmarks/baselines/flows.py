@@ -1,6 +1,6 @@
 """The flows of the notebook beside those of libraries, on densities whose entropy is known.
 
-    build/peers/bin/python benchmarks/peers/flows.py [--quick]       # about 20 minutes
+    build/baselines/bin/python -m benchmarks.baselines.flows [--quick]    # about 20 minutes
 
 All get the same points and the same standardisation. Each peer is trained by the notebook's own
 loop (one cycle, clipped gradients, moved points, the best validation score is kept), because its
@@ -21,13 +21,11 @@ from torch import distributions as dist
 
 from benchmarks import measure
 from benchmarks.baselines.densities import DENSITIES, Density
+from tools import catalogue
 from tools.notebook_definitions import definitions
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-
-
-nb = definitions("flows")
+BOOK = catalogue.find("flows")
+nb = definitions(BOOK.file)
 GLOBALS = nb.fit_flow.__globals__
 GLOBALS["device"] = torch.device("cpu")  # the notebook sets it in a cell
 BUILD, MEAN_NLL = nb.build_flow, nb.mean_nll
@@ -62,8 +60,24 @@ class Wrapped(nn.Module):
     def sample(self, n: int) -> Tensor:
         return self.shift + self.scale * self.draw(n)
 
+    def score(self, x: Tensor) -> Tensor:
+        return self.flow.log_prob(x)
 
-class Zuko(Wrapped):
+    def draw(self, n: int) -> Tensor:
+        return self.flow.sample(n)
+
+
+class Called(Wrapped):
+    """A flow that makes a distribution when it is called."""
+
+    def score(self, x: Tensor) -> Tensor:
+        return self.flow().log_prob(x)
+
+    def draw(self, n: int) -> Tensor:
+        return self.flow().sample((n,))
+
+
+class Zuko(Called):
     """Three autoregressive spline transforms, as in the library's introduction."""
 
     def __init__(self, x: Tensor) -> None:
@@ -72,11 +86,22 @@ class Zuko(Wrapped):
 
         self.flow = zuko.flows.NSF(2, transforms=3, hidden_features=(64, 64))
 
-    def score(self, x: Tensor) -> Tensor:
-        return self.flow().log_prob(x)
 
-    def draw(self, n: int) -> Tensor:
-        return self.flow().sample((n,))
+class Pyro(Called):
+    """Spline couplings as in Pyro's tutorial, twice, with the coordinates swapped between."""
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__(x)
+        from pyro.distributions import transforms
+
+        swap = transforms.Permute(torch.tensor([1, 0]))
+        splines = [transforms.spline_coupling(2, count_bins=16, bound=5.0) for _ in range(2)]
+        self.parts = nn.ModuleList(splines)
+        self.layers = [splines[0], swap, splines[1]]
+
+    def flow(self) -> dist.Distribution:
+        base = dist.Independent(dist.Normal(self.shift.new_zeros(2), 1.0), 1)
+        return dist.TransformedDistribution(base, self.layers)
 
 
 class NFlows(Wrapped):
@@ -96,12 +121,6 @@ class NFlows(Wrapped):
             layers += [transforms.ReversePermutation(2), spline]
         self.flow = Flow(transforms.CompositeTransform(layers), StandardNormal([2]))
 
-    def score(self, x: Tensor) -> Tensor:
-        return self.flow.log_prob(x)
-
-    def draw(self, n: int) -> Tensor:
-        return self.flow.sample(n)
-
 
 class NormFlows(Wrapped):
     """The Real NVP of the library's README: 32 coupling blocks."""
@@ -116,34 +135,8 @@ class NormFlows(Wrapped):
             layers += [nf.flows.Permute(2, mode="swap")]
         self.flow = nf.NormalizingFlow(nf.distributions.base.DiagGaussian(2), layers)
 
-    def score(self, x: Tensor) -> Tensor:
-        return self.flow.log_prob(x)
-
     def draw(self, n: int) -> Tensor:
         return self.flow.sample(n)[0]
-
-
-class Pyro(Wrapped):
-    """Spline couplings as in Pyro's tutorial, twice, with the coordinates swapped between."""
-
-    def __init__(self, x: Tensor) -> None:
-        super().__init__(x)
-        from pyro.distributions import transforms
-
-        swap = transforms.Permute(torch.tensor([1, 0]))
-        splines = [transforms.spline_coupling(2, count_bins=16, bound=5.0) for _ in range(2)]
-        self.parts = nn.ModuleList(splines)
-        self.layers = [splines[0], swap, splines[1]]
-
-    def flow(self) -> dist.Distribution:
-        base = dist.Independent(dist.Normal(self.shift.new_zeros(2), 1.0), 1)
-        return dist.TransformedDistribution(base, self.layers)
-
-    def score(self, x: Tensor) -> Tensor:
-        return self.flow().log_prob(x)
-
-    def draw(self, n: int) -> Tensor:
-        return self.flow().sample((n,))
 
 
 class Peer(NamedTuple):
@@ -227,9 +220,7 @@ def fit(competitor, density: Density, seed: int, *, quick: bool, speed: bool) ->
     )
     torch.manual_seed(seed)
     untrained = competitor.build(x_train, seed)
-    own, best = measure.median_seconds(
-        training_step(competitor, x_train), training_step(BEST, x_train)
-    )
+    own, best = measure.median_seconds(*(training_step(c, x_train) for c in (competitor, BEST)))
     steps = competitor.steps or round(BEST.steps * best / own)
     steps = max(1, steps // 50) if quick else steps
     flow, watch = train(competitor, x_train, x_val, steps, seed)
@@ -237,20 +228,22 @@ def fit(competitor, density: Density, seed: int, *, quick: bool, speed: bool) ->
     # not stored.
     integral = check(flow, x_test, 0.2 if quick else 0.03)
     log_p, curve = density.log_prob(x_test).double(), []
+
+    def gap(model: nn.Module) -> float:
+        return (log_p - model.log_prob(x_test).double()).mean().item()
+
     lowest, now = torch.inf, torch.nan
     with torch.no_grad():
-        gap = (log_p - flow.log_prob(x_test).double()).mean().item()
         for seconds, state in watch.notes:
             untrained.load_state_dict(state)
             # As in training, the validation points choose between the present and the past.
             if (score := MEAN_NLL(untrained, x_val)) < lowest:
-                lowest = score
-                now = (log_p - untrained.log_prob(x_test).double()).mean().item()
+                lowest, now = score, gap(untrained)
             curve.append((round(seconds, 3), round(now, 5)))
         result = {
             "seconds": watch.seconds,
             "steps": steps,
-            "gap": gap,
+            "gap": gap(flow),
             "curve": curve,
             "mass": integral,
             "parameters": sum(p.numel() for p in flow.parameters()),
@@ -258,35 +251,29 @@ def fit(competitor, density: Density, seed: int, *, quick: bool, speed: bool) ->
             "ms_per_step": 1000 * own / 4,
         }
         if speed:
-            evaluate, sample = measure.median_seconds(
+            times = measure.median_seconds(
                 lambda: flow.log_prob(x_test), lambda: flow.sample(len(x_test))
             )
-            result["us_per_density"] = 1e6 * evaluate / len(x_test)
-            result["us_per_sample"] = 1e6 * sample / len(x_test)
+            for figure, seconds in zip(("density", "sample"), times, strict=True):
+                result[f"us_per_{figure}"] = 1e6 * seconds / len(x_test)
     return result
 
 
 def one(name: str, seed: int, *, quick: bool, full: bool) -> dict:
     """Check, train and judge one competitor on all densities."""
     torch.set_num_threads(1)
-    result: dict = {}
-    for place in DENSITIES:
-        speed = place == "moons"
-        result[place] = fit(COMPETITORS[name], DENSITIES[place], seed, quick=quick, speed=speed)
-    if COMPETITORS[name] is BEST:
-        x = DENSITIES["moons"].sample(N_TRAIN, 100 + seed)
-        result["profile"] = measure.profile(
-            lambda: train(BEST, x, x[:N_VAL], 10 if quick else 100, seed)
-        )
-    return result
+    return {
+        place: fit(COMPETITORS[name], density, seed, quick=quick, speed=place == "moons")
+        for place, density in DENSITIES.items()
+    }
 
 
 if __name__ == "__main__":
     measure.command(
-        __file__,
+        __spec__,
         COMPETITORS,
         one,
-        sources=[HERE / "densities.py", ROOT / "notebooks" / "flows.py"],
+        sources=[Path(__file__).with_name("densities.py"), BOOK.source],
         packages=["torch", "pyro-ppl", "zuko", "nflows", "normflows"],
         minutes="about 20 minutes",
     )

@@ -1,6 +1,6 @@
 """The autoencoder of var_mod beside what a reader would use instead.
 
-    build/peers/bin/python benchmarks/peers/vae.py [--quick] [--full]      # about 9 minutes
+    build/baselines/bin/python -m benchmarks.baselines.vae [--quick] [--full]    # about 9 minutes
 
 Peers: the VAE of Pyro's tutorial, and pythae with its default networks, each as its documentation
 trains it. All see the same digits, freshly binarised by sampling in every step, and are scored by
@@ -10,7 +10,7 @@ the same function on the same binary test digits, nats per image. By default the
 
 import tempfile
 import time
-from pathlib import Path
+import timeit
 
 import course_utils  # noqa: F401 - before torch: it decides how threads wait
 
@@ -25,13 +25,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import measure
 from course_utils.data import load_mnist
+from tools import catalogue
 from tools.notebook_definitions import definitions
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-
-
-nb = definitions("var_mod")
+BOOK = catalogue.find("vae")
+nb = definitions(BOOK.file)
 LATENT, RATE, BATCH = 32, 1e-3, 256
 SIZES = {"quick": (1, 40), "bundled": (30, 1700), "full": (10, 1700)}  # epochs, notebook's steps
 NOTES = 20  # points of a curve
@@ -123,7 +121,7 @@ def pythae(x_train: Tensor, x_val: Tensor, seed: int, epochs: int, steps: int):
 
     with tempfile.TemporaryDirectory() as folder:
         config = BaseTrainerConfig(
-            output_dir=folder,
+            folder,
             num_epochs=epochs,
             learning_rate=RATE,
             per_device_train_batch_size=200,
@@ -138,7 +136,7 @@ def pythae(x_train: Tensor, x_val: Tensor, seed: int, epochs: int, steps: int):
 
 
 COMPETITORS = {"notebook": notebook, "Pyro's tutorial": stock, "pythae": pythae}
-NEW = {
+NEW = {  # before the training
     "notebook": lambda: NotebookVae(PIXELS, LATENT),
     "Pyro's tutorial": StockVae,
     "pythae": lambda: PythaeVae(new_pythae()),
@@ -173,12 +171,7 @@ def flops_per_image(vae, x: Tensor) -> float:
 def peak(size: int = 1024) -> float:
     """Floating-point operations per second of a large matrix product, the best of ten."""
     a = torch.rand(size, size)
-    times = []
-    for _ in range(10):
-        start = time.perf_counter()
-        a @ a
-        times.append(time.perf_counter() - start)
-    return 2 * size**3 / min(times)
+    return 2 * size**3 / min(timeit.repeat(lambda: a @ a, number=1, repeat=10))
 
 
 def one(name: str, seed: int, *, quick: bool, full: bool) -> dict:
@@ -196,7 +189,7 @@ def one(name: str, seed: int, *, quick: bool, full: bool) -> dict:
     for seconds, state in watch.notes:
         vae.load_state_dict(state)
         curve.append((round(seconds, 3), round(vae.elbo(x_test).mean().item(), 3)))
-    result = {
+    return {
         "seconds": watch.seconds,
         "curve": curve,
         "test_elbo": curve[-1][1],
@@ -205,20 +198,14 @@ def one(name: str, seed: int, *, quick: bool, full: bool) -> dict:
         "peak_flops_per_second": highest,
         "share_of_peak": flops * images / watch.seconds / highest,
     }
-    if name == "notebook":
-        train = COMPETITORS[name]
-        result["profile"] = measure.profile(
-            lambda: train(digits.x_train, digits.x_val, seed, 1, 40 if quick else 200)
-        )
-    return result
 
 
 if __name__ == "__main__":
     measure.command(
-        __file__,
+        __spec__,
         COMPETITORS,
         one,
-        sources=[ROOT / "notebooks" / "var_mod.py"],
+        sources=[BOOK.source],
         packages=["torch", "pyro-ppl", "pythae"],
         minutes="about 9 minutes (with --full 20)",
         full=True,
