@@ -10,6 +10,7 @@ from jupytext.config import load_jupytext_config
 from nbformat import NotebookNode
 
 from tools import catalogue
+from tools.quoted import QUOTED
 
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 CHECK = re.compile(r"^(?:assert )?(?P<check>[\w.]*\bcheck_\w+)\((?P<answer>\w+)\)", re.MULTILINE)
@@ -28,8 +29,8 @@ def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
 def read(name: str) -> NotebookNode:
     """The notebook that a source describes, with cell ids that follow the text.
 
-    What stands in double braces comes from the catalogue: ``{{title}}``, ``{{timetable}}`` and
-    ``{{exercises}}``.
+    What stands in double braces comes from the catalogue (``{{title}}``, ``{{timetable}}`` and
+    ``{{exercises}}``) or from a stored measurement (see ``tools.quoted``).
     """
     return parse(catalogue.find(name))
 
@@ -43,6 +44,7 @@ def parse(entry: catalogue.Notebook, seconds: dict[str, float] | None = None) ->
         "timetable": catalogue.timetable(entry, seconds or entry.seconds),
         "exercises": catalogue.exercises(entry),
     }
+    generated |= {key: text() for key, text in QUOTED.items()}
     seen: set[str] = set()
     for cell in notebook.cells:
         cell.id = hashlib.sha256(cell.source.encode()).hexdigest()[:8]

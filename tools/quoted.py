@@ -1,0 +1,48 @@
+"""Stored measurements as the notebooks quote them, for the double braces in their sources."""
+
+import json
+from pathlib import Path
+from statistics import mean
+
+from tools.catalogue import table
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+def runs(name: str) -> dict:
+    """The runs that a script of benchmarks/ has stored."""
+    return json.loads((BENCHMARKS / f"{name}.json").read_text(encoding="utf-8"))["runs"]
+
+
+def number(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def random_splits() -> str:
+    """Means over twenty random splits and over another twenty, for the wine notebook."""
+    names = {
+        "fit_linear": "straight line",
+        "fit_mean_field_bnn": "mean field",
+        "fit_laplace": "Laplace",
+        "fit_bnn_ensemble": "mixture of ten",
+    }
+    head = ["ours, on random splits", "RMSE (points)", "log density (nats)"]
+    stored, rows = runs("wine_splits"), []
+    for model, name in names.items():
+        groups = [zip(*stored[model][group], strict=True) for group in ("first", "second")]
+        scores = zip(*groups, strict=True)  # RMSE and log density, of both groups each
+        rows.append([name, *(" / ".join(number(mean(s), 3) for s in pair) for pair in scores)])
+    return table(head, rows)
+
+
+def all_of_mnist() -> str:
+    """Scores of longer fits, for the notebook on autoencoders."""
+    head = ["k", "hidden units", "steps", "test ELBO (nats)", "K = 500 bound (nats)"]
+    rows = []
+    for fit in (runs("all_of_mnist")[name]["notebook"] for name in ("five", "long")):
+        settings = [f"{fit['settings'][key]:,}" for key in ("k", "hidden", "steps")]
+        rows.append([*settings, number(fit["elbo"], 1), number(fit["bound_500"], 1)])
+    return table(head, rows)
+
+
+QUOTED = {"random splits": random_splits, "all of MNIST": all_of_mnist}
