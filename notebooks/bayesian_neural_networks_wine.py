@@ -1125,7 +1125,7 @@ laplace_ratio, field_ratio = ((v[:, 0] / v[:, -1]).mean(0) for v in doubts.value
 assert laplace_ratio[1] > 1.5 and abs(laplace_ratio[0] - 1) < 0.3
 assert field_ratio[1] > 3 and field_ratio[0] > 1.5 > laplace_ratio[0]
 assert doubts["mean field"][:, 0, 0].mean() > wine.y.std()
-assert (doubts["Laplace"][..., 0].mean(0) - 0.6).abs().max() < 0.08  # points, for every size
+assert (doubts["Laplace"][..., 0].mean(0) - 0.6).abs().max() < 0.12  # points, for every size
 
 # %% tags=["slides"] slideshow={"slide_type": "skip"}
 two_digits = "{:.2f} ± {:.2f}".format
