@@ -1,28 +1,29 @@
-"""The web site: built offline, then opened page by page in a browser."""
+"""The web site: built once, offline; then its files are read, and pages opened in a browser."""
 
 import functools
 import http.server
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
-from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
 import nbformat
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
 
-from tests.browser import artefacts, chromium
+from tests.browser import LEVELS, artefacts, chromium
 from tests.requirements import need
-from tools import build_site as website
-from tools import launch_links, marked
+from tools import build_site, catalogue, launch_links, marked, npm
+
+pytestmark = pytest.mark.node
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("bayesian_neural_networks_wine", "var_mod", "flows")
+FILES = catalogue.files()
+REPOSITORY = "someone/course"
 TYPESET = "() => !window.MathJax || MathJax.startup.promise.then(() => true)"
 # Text that a reader sees, without code and without formulas.
 PROSE = """() => {
@@ -35,38 +36,132 @@ PROSE = """() => {
   }
   return parts.join(" ");
 }"""
-LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
-RULES = {  # nothing but colours differs in the dark
-    "light": {"type": "tag", "values": LEVELS},
-    "dark": {"type": "rule", "values": ["color-contrast"]},
-}
-SLOW = 240_000  # milliseconds that a page may take on a busy machine
-
-
-def build(target: Path, repository: str) -> str:
-    """Run the tool as make does, without a network; returns what it prints."""
-    installed = (website.DOCS / "node_modules" / "mathjax").is_dir()
-    need(installed, "MathJax is not installed: npm ci in docs/")
-    done = subprocess.run(
-        [sys.executable, ROOT / "tools" / "website.py", target],
-        env=os.environ | {"COURSE_REPOSITORY": repository},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+ALL = {"type": "tag", "values": LEVELS}  # rules of axe
+COLOURS = {"type": "rule", "values": ["color-contrast"]}  # nothing else differs in the dark
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """Folder of the site, without a repository, and what the build said."""
+def site(tmp_path_factory) -> Path:
+    """Folder of the site of a public repository, as make builds it, but without a network."""
+    need(npm.installed(), "packages of npm are missing: make node")
     folder = tmp_path_factory.mktemp("built") / "site"
-    return folder, build(folder, "")
+    command = [sys.executable, "-m", "tools.build_site", str(folder)]
+    env = os.environ | {"COURSE_REPOSITORY": REPOSITORY}
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout + done.stderr == f"course: open {folder / 'index.html'}\n"  # no warning
+    return folder
 
 
-def html(folder: Path) -> list[Path]:
+@pytest.fixture(scope="module")
+def pages(site) -> dict[str, BeautifulSoup]:
     """Every page, without what Sphinx and the theme bring along."""
-    return sorted(p for p in folder.rglob("*.html") if "_static" not in p.parts)
+    paths = [path for path in sorted(site.rglob("*.html")) if "_static" not in path.parts]
+    return {
+        path.relative_to(site).as_posix(): BeautifulSoup(path.read_text("utf-8"), "html.parser")
+        for path in paths
+    }
+
+
+# ------------------------------------------------------------------ the files
+
+
+def test_every_guide_and_every_notebook_is_a_page(site, pages):
+    wanted = {f"notebooks/{name}.html" for name in FILES} | {"index.html", "slides/lecture.html"}
+    wanted |= {f"docs/{path.stem}.html" for path in (ROOT / "docs").glob("*.md")}
+    assert wanted - {"docs/index.html"} <= set(pages)
+    assert (site / "slides" / "lecture.pdf").stat().st_size > 100_000
+
+
+def test_every_internal_link_leads_somewhere(site, pages):
+    anchors = {
+        site / name: {tag.get(key) for tag in page.find_all(True) for key in ("id", "name")}
+        for name, page in pages.items()
+    }
+    checked = 0
+    for name, page in pages.items():
+        found = [tag.get("href") or tag.get("src") for tag in page.select("[href], [src]")]
+        for link in found:
+            target, anchor = urldefrag(link)
+            if urlsplit(link).scheme or link.startswith("//"):
+                continue
+            goal = site / name
+            if target:
+                goal = (goal.parent / unquote(target.split("?")[0])).resolve()
+            assert goal.exists(), (name, link)
+            assert not anchor or goal not in anchors or unquote(anchor) in anchors[goal], link
+            checked += 1
+    assert checked > 1000
+
+
+def test_no_page_loads_anything_from_elsewhere(pages):
+    for name, page in pages.items():
+        loaded = page.select("script, img, iframe, link[rel=stylesheet], link[rel=preload]")
+        addresses = [tag.get("src") or tag.get("href") or "" for tag in loaded]
+        assert not [a for a in addresses if re.match(r"(https?:)?//", a)], name
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_solutions_are_folded_pictures_described_and_tables_are_tables(pages, name):
+    cells = nbformat.read(catalogue.find(name).built, as_version=4).cells
+    page = pages[f"notebooks/{name}.html"]
+    solutions = [cell for cell in cells if "solution" in cell.metadata.get("tags", [])]
+    assert len(page.select(".tag_solution details.hide")) == len(solutions) > 0
+    described = [image.get("alt", "") for image in page.select(".cell_output img")]
+    assert len(described) > 5
+    for alt in described:
+        assert len(alt.partition("Picture, described in the text: ")[2].split()) >= 3, alt
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    shown = sum("| --- |" in output.get("data", {}).get("text/markdown", "") for output in outputs)
+    assert len(page.select(".cell_output table")) == shown > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            "**Left:** the *plane* of [codes](x.md), $z$. Right: more.",
+            "Left: the plane of codes, z.",
+        ),
+        ("The `curve` of $L_K$ rises. And more.", "The curve of L_K rises."),
+    ],
+)
+def test_a_sentence_for_a_picture_has_no_marks_in_it(text, sentence):
+    assert build_site.first_sentence(text) == sentence
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_launch_buttons_open_the_notebook_of_the_repository(pages, name):
+    path = f"notebooks/{name}.ipynb"
+    found = {tag["href"] for tag in pages[f"notebooks/{name}.html"].select("a[href]")}
+    assert f"https://mybinder.org/v2/gh/{REPOSITORY}/main?urlpath=lab/tree/{path}" in found
+    assert f"https://colab.research.google.com/github/{REPOSITORY}/blob/main/{path}" in found
+
+
+def settings(course: Path) -> dict:
+    """What docs/conf.py says in a folder."""
+    found = {"__file__": str(course / "docs" / "conf.py")}
+    exec((ROOT / "docs" / "conf.py").read_text(encoding="utf-8"), found)
+    return found
+
+
+def test_badges_of_the_readme_choose_the_repository_and_stay_off_the_site(tmp_path, monkeypatch):
+    monkeypatch.delenv("COURSE_REPOSITORY", raising=False)
+    assert "launch_buttons" not in settings(ROOT)["html_theme_options"]
+    course = tmp_path / "course"
+    (course / "docs").mkdir(parents=True)
+    (course / "docs" / "index.md").touch()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    badges = {launch_links.MARK: launch_links.badges(REPOSITORY)}
+    (course / "README.md").write_text(marked.fill(readme, badges), encoding="utf-8")
+    assert settings(course)["repository"]() == REPOSITORY
+    assert "launch_buttons" in settings(course)["html_theme_options"]
+    monkeypatch.setattr(build_site, "ROOT", course)
+    build_site.lay_out(tmp_path / "laid")
+    assert "mybinder.org" not in (tmp_path / "laid" / "index.md").read_text(encoding="utf-8")
+
+
+# ------------------------------------------------------------------ in a browser
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +172,7 @@ def address(site):
         def log_message(self, *args):
             pass
 
-    handler = functools.partial(Quiet, directory=str(site[0]))
+    handler = functools.partial(Quiet, directory=str(site))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
@@ -85,202 +180,84 @@ def address(site):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with chromium() as running:
-        yield running
+def visit(address):
+    """Returns what opens a page, typeset, that asks nobody else and has nothing to complain of."""
+    with chromium() as browser:
+
+        def opened(name: str, scheme: str = "light"):
+            page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
+            page.set_default_timeout(240_000)
+            asked, complaints = [], []
+            page.on("request", lambda request: asked.append(request.url))
+            page.on("pageerror", lambda error: complaints.append(str(error)))
+            page.on("response", lambda r: complaints.append(r.url) if r.status > 399 else None)
+            page.goto(address + name)
+            page.wait_for_load_state("networkidle")
+            page.wait_for_function(TYPESET)
+            assert not [url for url in asked if not url.startswith((address, "data:"))], name
+            assert complaints == [], name
+            return page
+
+        yield opened
 
 
-class Links(HTMLParser):
-    """Addresses and anchors of a page."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.addresses, self.anchors, self.loaded = [], {""}, []
-
-    def handle_starttag(self, tag, attributes):
-        values = dict(attributes)
-        self.anchors |= {values.get("id", ""), values.get("name") or ""}
-        self.addresses += filter(None, (values.get("href"), values.get("src")))
-        if tag in ("script", "img", "iframe") or values.get("rel") in ("stylesheet", "preload"):
-            self.loaded += filter(None, (values.get("src"), values.get("href")))
+def faults(page, rules: dict) -> list[tuple]:
+    """What axe finds in a page."""
+    options = {"runOnly": rules, "resultTypes": ["violations"]}
+    found = Axe().run(page, options=options).response["violations"]
+    return [(violation["id"], violation["nodes"][0]["html"][:200]) for violation in found]
 
 
-def read(path: Path) -> Links:
-    parser = Links()
-    parser.feed(path.read_text(encoding="utf-8"))
-    return parser
+def sources(page) -> list[str]:
+    """Formulas that are still, or again, what their author typed."""
+    return re.findall(r"\\\(|\\\[|\$\$|\\[a-z]{2,}\b", page.evaluate(PROSE))
 
 
-# ------------------------------------------------------------------ the files
-
-
-def test_the_command_of_the_readme_builds_the_site(site):
-    folder, said = site
-    assert said == f"course: open {folder / 'index.html'}\n"  # no warning, offline
-    assert "\tpython tools/website.py" in re.sub(
-        r"@\$\(BIN\)/", "", (ROOT / "Makefile").read_text()
-    )
-    found = {path.relative_to(folder).as_posix() for path in html(folder)}
-    pages = {f"notebooks/{name}.html" for name in NAMES} | {"index.html", "slides/lecture.html"}
-    pages |= {f"docs/{path.stem}.html" for path in (ROOT / "docs").glob("*.md")}
-    assert pages - {"docs/index.html"} <= found
-    assert (folder / "slides" / "lecture.pdf").stat().st_size > 100_000
-
-
-def test_every_internal_link_leads_somewhere(site):
-    folder, _ = site
-    pages = {path: read(path) for path in html(folder)}
-    checked = 0
-    for path, page in pages.items():
-        for link in page.addresses:
-            target, anchor = urldefrag(link)
-            if urlsplit(link).scheme or link.startswith("//"):
-                continue
-            goal = (path.parent / unquote(target.split("?")[0])).resolve() if target else path
-            assert goal.exists(), (path.name, link)
-            if anchor and goal in pages:
-                assert unquote(anchor) in pages[goal].anchors, (path.name, link)
-            checked += 1
-    assert checked > 1000
-
-
-def test_no_page_loads_anything_from_elsewhere(site):
-    for path in html(site[0]):
-        assert not [link for link in read(path).loaded if re.match(r"(https?:)?//", link)], path
-
-
-def test_solutions_are_folded_and_pictures_described(site):
-    for name in NAMES:
-        text = (site[0] / "notebooks" / f"{name}.html").read_text(encoding="utf-8")
-        source = (ROOT / "notebooks" / f"{name}.py").read_text(encoding="utf-8")
-        assert text.count("Show the solution") == source.count("\n# Solution\n")
-        described = re.findall(r'alt="Picture, described in the text: ([^"]+)"', text)
-        assert len(described) == len(re.findall(r'<img [^>]*src="\.\./_images/', text)) > 5
-        assert all(len(words.split()) >= 3 for words in described)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_table_that_a_notebook_shows_is_a_table(site, name):
-    cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
-    outputs = [output for cell in cells for output in cell.get("outputs", [])]
-    shown = sum("| --- |" in output.get("data", {}).get("text/markdown", "") for output in outputs)
-    page = (site[0] / "notebooks" / f"{name}.html").read_text(encoding="utf-8")
-    assert len(BeautifulSoup(page, "html.parser").select(".cell_output table")) == shown > 0
-
-
-def test_a_sentence_for_a_picture_has_no_marks_in_it():
-    text = "**Left:** the *plane* of [codes](x.md), $z$. Right: more."
-    assert website.first_sentence(text) == "Left: the plane of codes, z."
-    assert website.first_sentence("The `curve` of $L_K$ rises. And more.") == (
-        "The curve of L_K rises."
-    )
-
-
-def test_launch_buttons_only_with_a_repository(site, tmp_path):
-    pages = [(site[0] / "notebooks" / f"{name}.html").read_text() for name in NAMES]
-    assert not any("mybinder.org" in page or "colab.research" in page for page in pages)
-    build(tmp_path / "site", "someone/course")
-    for name in NAMES:
-        page = (tmp_path / "site" / "notebooks" / f"{name}.html").read_text(encoding="utf-8")
-        path = f"notebooks/{name}.ipynb"
-        assert f"https://mybinder.org/v2/gh/someone/course/main?urlpath=lab/tree/{path}" in page
-        assert f"https://colab.research.google.com/github/someone/course/blob/main/{path}" in page
-        assert (ROOT / path).is_file()
-
-
-def test_badges_of_the_readme_choose_the_repository_and_stay_off_the_site(tmp_path, monkeypatch):
-    course = tmp_path / "course"
-    skipped = shutil.ignore_patterns(".*", "build", "node_modules", "data", "slides", "tests")
-    shutil.copytree(ROOT, course, ignore=skipped)
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    readme = marked.fill(readme, {launch_links.MARK: launch_links.badges("someone/course")})
-    (course / "README.md").write_text(readme, encoding="utf-8")
-    monkeypatch.delenv("COURSE_REPOSITORY", raising=False)
-    settings = {"__file__": str(course / "docs" / "conf.py")}
-    exec((course / "docs" / "conf.py").read_text(), settings)
-    assert settings["repository"]() == "someone/course"
-    monkeypatch.setattr(website, "ROOT", course)
-    website.lay_out(tmp_path / "laid")
-    assert "mybinder.org" not in (tmp_path / "laid" / "index.md").read_text(encoding="utf-8")
-
-
-# ------------------------------------------------------------------ in a browser
-
-
-def opened(browser, url: str, **options):
-    """A page, typeset; what it asked for and complained about."""
-    page = browser.new_page(viewport={"width": 1280, "height": 900}, **options)
-    page.set_default_timeout(SLOW)
-    asked, complaints = [], []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("response", lambda r: complaints.append(f"{r.status} {r.url}") if r.status > 399 else 0)
-    page.goto(url)
-    page.wait_for_load_state("networkidle")
-    page.wait_for_function(TYPESET)
-    return page, asked, complaints
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_page_alone_typeset_and_accessible(site, address, browser, scheme):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+@pytest.mark.browser
+def test_every_page_is_typeset_and_accessible(pages, visit):
     formulas = 0
-    for path in html(site[0]):
-        name = path.relative_to(site[0]).as_posix()
+    for name in pages:
         if name.startswith("slides/"):  # tests/test_slides.py looks at these
             continue
-        page, asked, complaints = opened(browser, address + name, color_scheme=scheme)
-        assert not [url for url in asked if not url.startswith((address, "data:"))], name
-        assert complaints == [], name
-        assert page.evaluate("document.documentElement.dataset.theme") == scheme
-        left = re.search(r"\\\(|\\\[|\$\$|\\[a-z]{2,}\b", page.evaluate(PROSE))
-        assert not left, (name, left)
+        page = visit(name)
+        assert sources(page) == [], name
         assert page.locator("[data-mml-node=merror], mjx-merror").count() == 0, name
         formulas += page.locator("mjx-container").count()
-        options = {"runOnly": RULES[scheme], "resultTypes": ["violations"]}
-        found = axe.run(page, options=options).response["violations"]
-        assert [(v["id"], v["nodes"][0]["html"][:200]) for v in found] == [], name
-        page.screenshot(path=artefacts("site") / f"{scheme}-{name.replace('/', '-')}.png")
+        assert faults(page, ALL) == [], name
+        page.screenshot(path=artefacts("site") / f"{name.replace('/', '-')}.png")
         page.close()
     assert formulas > 400
 
 
-def test_a_fault_would_be_found(address, browser):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    page, *_ = opened(browser, address + "docs/slides.html")
-    page.evaluate("document.querySelector('article').innerHTML = '<img src=x> \\\\(x\\\\)'")
-    found = axe.run(page, options={"runOnly": RULES["light"]}).response["violations"]
-    assert "image-alt" in [violation["id"] for violation in found]
-    assert re.search(r"\\\(", page.evaluate(PROSE))
-    page.close()
+SOME = ["index", "docs/student", f"notebooks/{FILES[-1]}"]
 
 
-def test_search_finds_a_word_of_the_notebooks(address, browser):
-    page, asked, _ = opened(browser, address + "search.html?q=reparametrisation")
-    page.wait_for_selector("#search-results li a")
-    found = [a.get_attribute("href") for a in page.locator("#search-results li a").all()]
-    assert any("notebooks/var_mod.html" in link for link in found)
-    assert all(url.startswith((address, "data:")) for url in asked)
-    page.close()
-
-
-def test_the_button_changes_between_light_and_dark(address, browser):
-    page, *_ = opened(browser, address + "index.html", color_scheme="light")
-    colours = {}
-    for mode in ("dark", "light"):
-        page.locator("button.theme-switch-button:visible").first.click()
-        page.locator(f"button.theme-change-button[data-mode={mode}]:visible").first.click()
-        assert page.evaluate("document.documentElement.dataset.theme") == mode
-        style = "getComputedStyle(document.documentElement)"
-        colours[mode] = page.evaluate(f"{style}.getPropertyValue('--pst-color-background')")
-    assert len(set(colours.values())) == 2
-    page.close()
-
-
-@pytest.mark.parametrize("name", ["index", "docs/student", "docs/instructor", "notebooks/flows"])
-def test_a_narrow_window_scrolls_only_downwards(address, browser, name):
-    page, *_ = opened(browser, f"{address}{name}.html")
+@pytest.mark.browser
+@pytest.mark.parametrize("name", SOME)
+def test_dark_pages_can_be_read_and_a_narrow_window_scrolls_only_downwards(visit, name):
+    page = visit(f"{name}.html", scheme="dark")
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    assert faults(page, COLOURS) == []
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth") <= 391
     page.screenshot(path=artefacts("site") / f"narrow-{name.replace('/', '-')}.png")
+    page.close()
+
+
+@pytest.mark.browser
+def test_a_fault_would_be_found(visit):
+    page = visit("docs/slides.html")
+    page.evaluate("document.querySelector('article').innerHTML = '<img src=x> \\\\(x\\\\)'")
+    assert "image-alt" in dict(faults(page, ALL))
+    assert sources(page)
+    page.close()
+
+
+@pytest.mark.browser
+def test_search_finds_a_word_of_the_notebooks(visit):
+    page = visit("search.html?q=reparametrisation")
+    page.wait_for_selector("#search-results li a")
+    found = [a.get_attribute("href") for a in page.locator("#search-results li a").all()]
+    vae = catalogue.find("vae").file
+    assert any(f"notebooks/{vae}.html" in link for link in found)
     page.close()

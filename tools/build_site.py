@@ -21,16 +21,9 @@ from slides import lecture
 from tools import catalogue, launch_links, marked, npm
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
 DOCS = ROOT / "docs"
 PICTURE = "flows/moons"  # of a notebook: what the README shows
 ELSEWHERE = shutil.ignore_patterns(".*", "build", "node_modules", "__pycache__", "*.egg-info")
-
-
-def stop(message: str) -> None:
-    """End with one line on stderr."""
-    raise SystemExit(f"course: {message}")
 
 
 def picture() -> bytes:
@@ -74,7 +67,8 @@ def lay_out(folder: Path) -> None:
     (folder / "docs" / "index.md").unlink()
     for path in folder.rglob("*.md"):
         text = path.read_text(encoding="utf-8")
-        path.write_text(text.replace("../README.md", "../index.md"), encoding="utf-8")
+        text = re.sub(r"(\]\((?:\.\./)*)README\.md", r"\1index.md", text)
+        path.write_text(text, encoding="utf-8")
 
 
 def build_pages(target: Path, builder: str = "html") -> None:
@@ -84,7 +78,7 @@ def build_pages(target: Path, builder: str = "html") -> None:
         options = ["-b", builder, "-W", "--keep-going", "-q", "-c", DOCS, "-d", f"{name}/.doctrees"]
         done = subprocess.run([sys.executable, "-m", "sphinx", *options, name, target])
     if done.returncode:
-        stop("the site could not be built (see above)")
+        raise SystemExit("course: the site could not be built (see above)")
 
 
 def main() -> None:
