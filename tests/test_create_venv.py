@@ -30,7 +30,7 @@ COURSE = ["--quiet", "--constraint", "constraints.txt", "--editable"]
 def setup(tmp_path, monkeypatch):
     """Set up an empty course folder; ``pip`` and ``venv`` are recorded, not run."""
     for name in ("pyproject.toml", "constraints.txt"):
-        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+        shutil.copy(ROOT / name, tmp_path)
     venv = tmp_path / ".venv"
     monkeypatch.setattr(create_venv, "ROOT", tmp_path)
     monkeypatch.setattr(create_venv, "VENV", venv)
@@ -77,6 +77,8 @@ def test_second_call_does_nothing_until_the_content_of_a_file_changes(setup):
     assert setup() == []
     change_constraints()
     assert [call[0] for call in setup()] == ["--quiet", TORCH, "--quiet"]  # updated in place
+    create_venv.PYTHON.unlink()
+    assert "--clear" in setup()[0]  # half removed, so made again
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit("course: no network")])
@@ -93,12 +95,6 @@ def test_interrupted_setup_starts_over(setup, error):
     assert "--clear" in venv
     assert create_venv.CPU_WHEELS in torch  # still the variant that was asked for
     assert setup() == []
-
-
-def test_half_removed_environment_is_made_again(setup):
-    setup()
-    create_venv.PYTHON.unlink()
-    assert "--clear" in setup()[0]
 
 
 def test_wheels_without_cuda_only_for_torch_and_kept_by_later_calls(setup):

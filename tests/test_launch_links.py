@@ -1,14 +1,12 @@
 """The launch badges of the README."""
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
-from tests.requirements import with_make
 from tools import catalogue, launch_links
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,10 +72,3 @@ def test_what_cannot_be_part_of_an_address_is_refused(write, arguments, message)
     with pytest.raises(SystemExit, match=f"^course: {message}"):
         write(*arguments)
     assert (launch_links.ROOT / "README.md").read_bytes() == (ROOT / "README.md").read_bytes()
-
-
-@with_make
-def test_make_passes_repository_and_hub_on():
-    command = ["make", "--dry-run", "links", "REPO=o/n", "HUB=https://h.org"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert 'tools.launch_links --hub "https://h.org" -- "o/n"' in done.stdout
