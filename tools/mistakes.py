@@ -14,6 +14,7 @@ from tools import catalogue, notebook_sources
 from tools.notebook_sources import tags
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
+SECTION = re.compile(r"^##+ (?!Exercise)(.+)$", re.MULTILINE)
 NAMES = ("data", "bayes", "autoencoder", "flows")
 
 
@@ -39,7 +40,7 @@ def guards() -> dict[str, list[str]]:
         place = notebook.title
         for cell in notebook_sources.parse(notebook).cells:
             if cell.cell_type == "markdown":
-                for heading in re.findall(r"^##+ (.+)$", cell.source, re.MULTILINE):
+                for heading in SECTION.findall(cell.source):
                     place = f"{notebook.nickname}: *{heading}*"
             for tag in tags(cell):
                 row = tag.removeprefix("mistake-")
