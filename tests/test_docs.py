@@ -43,8 +43,6 @@ def test_every_page_names_this_version():
     assert f"Version {version}, {date[:4]}." in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-# ------------------------------------------------------------------ spelling
-
 WORDS = ["color", "behavior", "optimizer", "Jacobain"]
 # WORD stands twice in prose, and elsewhere where it does no harm.
 PROSE = {
@@ -84,9 +82,6 @@ def test_another_spelling_is_found_in_prose_and_not_in_code(tmp_path):
         (tmp_path / name).write_text("\n".join(texts), encoding="utf-8")
     found = [(place.split(":")[0], what) for place, what in misspelt(*PROSE, folder=tmp_path)]
     assert found == [(name, word) for name in PROSE for word in WORDS for _ in range(2)]
-
-
-# ------------------------------------------------------------------ the instructor's guide
 
 
 def test_the_guide_has_every_section_and_every_exercise():
