@@ -41,11 +41,7 @@ def raising(error: BaseException | type[BaseException]) -> Callable:
 
 
 def refusals(*table: tuple[Callable, dict, dict[str, list]]) -> Callable:
-    """A test that functions, given fine arguments but one, refuse that one by its name.
-
-    Args:
-        table: Function, arguments that are fine, and for some of them values that are not.
-    """
+    """A test of functions, arguments that are fine, and values that they refuse by name."""
     cases = [
         pytest.param(function, fine, name, values, id=f"{function.__name__}-{name}")
         for function, fine, bad in table

@@ -28,16 +28,13 @@ def verdict(answer) -> Verdict:
         (lambda x: x.sum() / len(x), "✓ Right: that is the mean."),
         (lambda x: float(x.mean()), "✓ Right"),
         (lambda x: x.mean().double(), "✓ Right"),
-        (lambda x: x.mean() + 0.01, "a value is off"),
         (lambda x: x.sum(), "✗ Not yet: a sum"),
         (lambda x: x.median(), "✗ Not yet: a median"),
-        (lambda x: x.max(), "on case 1 of 2, the shape is right, but a value is off"),
+        (lambda x: x.mean() + 0.01, "on case 1 of 2, the shape is right, but a value is off"),
         (lambda x: x, r"shape is (3,), expected ()"),
         (lambda x: x.mean() * torch.nan, "NaN"),
         (lambda x: "mean", "not str"),
-        (lambda x: {}, "not dict"),
         (lambda x: x[10], "on case 1 it raised IndexError"),
-        (lambda: 0, "raised TypeError"),
         (raising(NotImplementedError), "Not tried yet"),
         (lambda x: None, "Not tried yet"),
         (lambda x: ..., "Not tried yet"),
@@ -54,12 +51,8 @@ def test_messages(answer, message):
 
 
 def test_an_answer_cannot_change_the_cases():
-    def vandal(x):
-        mean = x.mean().clone()
-        x.zero_()
-        return mean
-
-    assert verdict(vandal) and verdict(torch.Tensor.mean)
+    assert verdict(lambda x: x.mean() + x.zero_().sum())
+    assert CASES[0][0].tolist() == [1, 2, 4]
 
 
 def test_a_student_can_interrupt_a_check():
@@ -83,18 +76,14 @@ class Strange:
     def __array__(self, *args, **kwargs):
         raise KeyError("no array")
 
-    def __call__(self, *args):
-        return self
 
-
-NO_FUNCTIONS = [0, 1.5, NAN, -INF, [], {}, b"", object(), torch.zeros(9, 9, 9)]
-FUNCTIONS = [Strange(), int, print, Strange, lambda: 0, lambda *, key: 0]
+NO_FUNCTIONS = [0, 1.5, NAN, -INF, [], {}, b"", Strange(), torch.zeros(9, 9, 9)]
+FUNCTIONS = [int, print, Strange, lambda: 0, lambda *, key: 0]
 ERRORS = [MemoryError(), StopIteration(), AssertionError(), KeyError("k"), OSError(28, "x")]
 ERRORS += [SystemExit(1), UnicodeError("ü"), RecursionError(), torch.OutOfMemoryError("cuda")]
-RETURNED = [INF, 1e308, 10**400, 1j, True, "nan", b"1", {1.0}, range(3), object(), Strange(), type]
-RETURNED += [[[1.0], [1.0, 2.0]], [None], np.array(["a"]), np.array([object()]), torch, print]
-RETURNED += [torch.zeros(0), torch.full((3,), 1j), torch.zeros(3, device=META)]
-RETURNED += [torch.eye(3).to_sparse(), torch.zeros(1, 1, 1, 1), torch.distributions.Normal(0, 1)]
+RETURNED = [INF, 1e308, 10**400, 1j, "nan", {1.0}, range(3), Strange(), type, [[1], [1, 2]], [None]]
+RETURNED += [np.array(["a"]), np.array([object()]), torch.zeros(0), torch.full((3,), 1j), torch]
+RETURNED += [torch.zeros(3, device=META), torch.eye(3).to_sparse(), torch.zeros(1, 1, 1, 1)]
 ANSWERS = [*NO_FUNCTIONS, *FUNCTIONS, *map(raising, ERRORS)]
 ANSWERS += [lambda *args, value=value: value for value in RETURNED]
 

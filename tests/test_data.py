@@ -10,14 +10,6 @@ from hypothesis import strategies as st
 from sklearn.datasets import make_moons
 
 from course_utils import data
-from course_utils.data import (
-    duplicate_groups,
-    load_mnist,
-    load_wine_quality,
-    make_two_moons,
-    split_indices,
-    two_moons_log_prob,
-)
 from tests.bad_input import INF, JUNK, META, NAN, NO_COUNT, NO_NUMBER, NO_SEED, refusals
 
 POINTS, LABELS = torch.zeros(3, 2), torch.arange(10)
@@ -34,17 +26,18 @@ NO_DENSITY = {"x": NO_POINTS, "noise": [*NO_NUMBER, 0.001]}
 NO_MOONS = {"n": NO_COUNT, "noise": [*NO_NUMBER, 0, -1], "seed": NO_SEED}
 
 test_a_bad_argument_is_refused_by_name = refusals(
-    (load_wine_quality, {}, {"colour": [*JUNK, "", "rose", "Red", "white ", ["red"]]}),
-    (load_mnist, {}, {"full": [None, "yes", 1, 0.0, [], np.ones(2), torch.tensor(True)]}),
-    (make_two_moons, {"n": 10, "noise": 0.1, "seed": 0}, NO_MOONS),
-    (two_moons_log_prob, {"x": POINTS, "noise": 0.1}, NO_DENSITY),
-    (duplicate_groups, {"x": POINTS}, {"x": NO_ROWS}),
-    (split_indices, {"n": 10, "seed": 0}, {**NO_SPLIT, "stratify": [*NO_LABELS, LABELS]}),
+    (data.load_wine_quality, {}, {"colour": [*JUNK, "", "rose", "Red", "white ", ["red"]]}),
+    (data.load_mnist, {}, {"full": [None, "yes", 1, 0.0, [], np.ones(2), torch.tensor(True)]}),
+    (data.make_two_moons, {"n": 10, "noise": 0.1, "seed": 0}, NO_MOONS),
+    (data.two_moons_log_prob, {"x": POINTS, "noise": 0.1}, NO_DENSITY),
+    (data.duplicate_groups, {"x": POINTS}, {"x": NO_ROWS}),
+    (data.split_indices, {"n": 10, "seed": 0}, {**NO_SPLIT, "stratify": [*NO_LABELS, LABELS]}),
 )
 
 
+@pytest.mark.mistake("D4")
 def test_red_wine():
-    wine = load_wine_quality("red")
+    wine = data.load_wine_quality("red")
     assert wine.x.shape == (1599, 11) and wine.y.shape == (1599,)
     assert wine.x.dtype == wine.y.dtype == torch.float64
     assert len(wine.feature_names) == len(wine.units) == 11
@@ -53,11 +46,11 @@ def test_red_wine():
     assert 8 < alcohol.min() and alcohol.max() < 15  # % by volume
     # The published count of rows that repeat an earlier one.
     rows = torch.cat([wine.x, wine.y[:, None]], 1)
-    assert 1599 - len(duplicate_groups(rows).unique()) == 240
+    assert 1599 - len(data.duplicate_groups(rows).unique()) == 240
 
 
 def test_bundled_mnist_keeps_the_official_parts_apart():
-    digits = load_mnist()
+    digits = data.load_mnist()
     assert [len(part) for part in digits] == [16000, 16000, 2000, 2000, 2000, 2000]
     for x, y in ((digits.x_train, digits.y_train), (digits.x_test, digits.y_test)):
         assert x.dtype == torch.float32 and y.dtype == torch.int64
@@ -80,35 +73,32 @@ def test_all_of_mnist_is_split_inside_its_official_parts(tmp_path, monkeypatch):
     np.savez_compressed(path, **parts, x_test=images[60000:], y_test=labels[60000:])
     monkeypatch.setenv("COURSE_DATA_DIR", str(tmp_path))
     monkeypatch.setitem(data.SOURCES, "mnist.npz", data.Source("", data.sha256(path), False))
-    full = load_mnist(full=True)
+    full = data.load_mnist(full=True)
     train, val, test = ((255 * x[:, :2]).round() @ torch.tensor([1.0, 256]) for x in full[::2])
     assert torch.cat([train, val]).sort().values.equal(torch.arange(60000.0)) and len(val) == 10000
     assert test.equal(torch.arange(10000.0))
     assert full.y_train.equal((train % 10).long()) and full.y_val.bincount().tolist() == [1000] * 10
 
 
-# ------------------------------------------------------------------ two moons
-
-
 @pytest.mark.parametrize(("noise", "entropy"), [(0.05, 0.28923), (0.1, 1.00758)])
 def test_two_moons_density_integrates_to_one_and_has_the_known_entropy(noise, entropy):
     x1 = torch.linspace(-1.6, 2.6, 251, dtype=torch.float64)
     x2 = torch.linspace(-1.1, 1.6, 161, dtype=torch.float64)
-    log_p = two_moons_log_prob(torch.cartesian_prod(x1, x2), noise=noise)
+    log_p = data.two_moons_log_prob(torch.cartesian_prod(x1, x2), noise=noise)
     cell = (x1[1] - x1[0]) * (x2[1] - x2[0])
     assert (log_p.exp().sum() * cell).item() == pytest.approx(1, abs=1e-6)
     assert -(log_p.exp() * log_p).sum().item() * cell == pytest.approx(entropy, abs=2e-5)
 
 
 def test_two_moons_density_is_the_one_that_is_drawn_from():
-    x = make_two_moons(100_000, noise=0.1, seed=1).x.double()
-    nll = -two_moons_log_prob(x, noise=0.1)
+    x = data.make_two_moons(100_000, noise=0.1, seed=1).x.double()
+    nll = -data.two_moons_log_prob(x, noise=0.1)
     error = nll.std() / math.sqrt(len(x))
     assert abs(nll.mean() - 1.00758) < 4 * error
     # Share of points in a box against the integral of the density over the box.
     side = torch.linspace(0.0, 0.5, 201, dtype=torch.float64)
     centres = (side[1:] + side[:-1]) / 2
-    p = two_moons_log_prob(torch.cartesian_prod(centres, centres), noise=0.1).exp()
+    p = data.two_moons_log_prob(torch.cartesian_prod(centres, centres), noise=0.1).exp()
     share = ((x > 0) & (x < 0.5)).all(1).double().mean()
     assert share == pytest.approx(p.mean().item() * 0.25, abs=4 * 0.5 / math.sqrt(len(x)))
 
@@ -116,22 +106,19 @@ def test_two_moons_density_is_the_one_that_is_drawn_from():
 @pytest.mark.mistake("F3")
 def test_two_moons_has_the_curves_of_scikit_learn():
     x, y = make_moons(2000, noise=None)
-    on_curve = two_moons_log_prob(torch.tensor(x), noise=0.01)
-    shifted = two_moons_log_prob(torch.tensor(x + [0, 0.05]), noise=0.01)
+    on_curve = data.two_moons_log_prob(torch.tensor(x), noise=0.01)
+    shifted = data.two_moons_log_prob(torch.tensor(x + [0, 0.05]), noise=0.01)
     assert on_curve.min() > 0 and shifted.median() < on_curve.median() - 3
-    ours = make_two_moons(5000, noise=0.01, seed=0)
+    ours = data.make_two_moons(5000, noise=0.01, seed=0)
     assert ours.x[ours.moon == 0][:, 1].mean() > ours.x[ours.moon == 1][:, 1].mean()
 
 
 def test_two_moons_density_far_away_of_no_points_and_its_gradient():
-    far = two_moons_log_prob(torch.tensor([[1e3, -1e3]]), noise=0.05)
+    far = data.two_moons_log_prob(torch.tensor([[1e3, -1e3]]), noise=0.05)
     assert far.isfinite().all() and far < -1e6
-    assert two_moons_log_prob(torch.zeros(0, 2), noise=0.05).shape == (0,)
+    assert data.two_moons_log_prob(torch.zeros(0, 2), noise=0.05).shape == (0,)
     x = torch.tensor([[0.3, 0.9], [1.2, -0.4]], dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: two_moons_log_prob(x, noise=0.2), x)
-
-
-# ------------------------------------------------------------------ splits
+    assert torch.autograd.gradcheck(lambda x: data.two_moons_log_prob(x, noise=0.2), x)
 
 
 @given(
@@ -144,8 +131,8 @@ def test_two_moons_density_far_away_of_no_points_and_its_gradient():
 def test_split_is_disjoint_exhaustive_reproducible_and_keeps_groups(n, seed, labels, share):
     groups = np.random.default_rng(seed).integers(0, labels, n)
     for group in (None, groups):
-        split = split_indices(n, fractions=share, groups=group, seed=seed)
-        again = split_indices(n, fractions=share, groups=group, seed=seed)
+        split = data.split_indices(n, fractions=share, groups=group, seed=seed)
+        again = data.split_indices(n, fractions=share, groups=group, seed=seed)
         assert all(a.equal(b) for a, b in zip(split, again, strict=True))
         assert torch.cat(split).sort().values.equal(torch.arange(n))
         members = np.arange(n) if group is None else group
@@ -159,17 +146,18 @@ def test_split_is_disjoint_exhaustive_reproducible_and_keeps_groups(n, seed, lab
 @settings(max_examples=20, deadline=None)
 def test_stratified_split_keeps_the_shares(seed, rare):
     y = np.repeat([0, 1], [200 - rare, rare])
-    split = split_indices(200, stratify=y, seed=seed)
+    split = data.split_indices(200, stratify=y, seed=seed)
     for part, fraction in zip(split, (0.7, 0.15, 0.15), strict=True):
         assert abs(y[part].sum() - fraction * rare) <= 1
 
 
+@pytest.mark.mistake("D1")
 def test_grouped_split_leaves_no_twin_between_sides():
-    wine = load_wine_quality()
-    split = split_indices(1599, groups=duplicate_groups(wine.x), stratify=wine.y, seed=0)
+    wine = data.load_wine_quality()
+    split = data.split_indices(1599, groups=data.duplicate_groups(wine.x), stratify=wine.y, seed=0)
     sides = [set(map(tuple, wine.x[part].tolist())) for part in split]
     assert not sides[0] & sides[2] and not sides[0] & sides[1] and not sides[1] & sides[2]
-    leaky, other = split_indices(1599, seed=0), split_indices(1599, seed=1)
+    leaky, other = data.split_indices(1599, seed=0), data.split_indices(1599, seed=1)
     train, test = (set(map(tuple, wine.x[part].tolist())) for part in (leaky.train, leaky.test))
     assert len(train & test) > 20 and not leaky.test.equal(other.test)
 
@@ -177,6 +165,6 @@ def test_grouped_split_leaves_no_twin_between_sides():
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=30))
 @settings(max_examples=40, deadline=None)
 def test_duplicate_groups_label_equal_rows_alike(rows):
-    label = duplicate_groups(torch.tensor(rows, dtype=torch.float64))
+    label = data.duplicate_groups(torch.tensor(rows, dtype=torch.float64))
     for i, a in enumerate(rows):
         assert [label[i] == other for other in label] == [a == b for b in rows]
