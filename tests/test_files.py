@@ -188,6 +188,5 @@ def test_an_interrupted_download_is_no_file(remote, how):
 def test_two_downloads_at_once_leave_one_whole_file(remote):
     processes = [fetch(remote.choose("whole")) for _ in range(2)]
     assert [process.communicate()[0] for process in processes] == [f"{remote.path}\n"] * 2
-    assert remote.path.read_bytes() == CONTENT and list(remote.path.parent.glob("*")) == [
-        remote.path
-    ]
+    assert remote.path.read_bytes() == CONTENT
+    assert list(remote.path.parent.glob("*")) == [remote.path]
