@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 PATIENCE = 600  # seconds until something counts as hanging, on however slow a machine
+TOKEN = "test"
 
 # Every cell stays in the page, also when it is off screen; no news and no pop-ups.
 SETTINGS = {
@@ -23,49 +24,70 @@ SETTINGS = {
 }
 
 
-@contextlib.contextmanager
-def jupyterlab(folder: Path, state: Path, *options: str, settings: dict | None = None):
-    """Serve a folder; yields the address until the block ends.
-
-    Args:
-        folder: What the browser sees as the root.
-        state: An empty folder for configuration, settings, workspaces and the log.
-        options: Further options of ``jupyter lab``.
-        settings: User settings by plug-in, added to ``SETTINGS``.
-    """
-    for name, values in (SETTINGS | (settings or {})).items():
-        path = state / "settings" / f"{name}.jupyterlab-settings"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(values), encoding="utf-8")
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens to."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    # ipykernel chooses the backend that shows figures only where nothing else is asked for.
-    environment = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"} | {
-        "JUPYTER_CONFIG_DIR": str(state / "config"),
-        "JUPYTER_DATA_DIR": str(state / "data"),
-        "JUPYTER_RUNTIME_DIR": str(state / "runtime"),
-        "JUPYTERLAB_SETTINGS_DIR": str(state / "settings"),
-        "JUPYTERLAB_WORKSPACES_DIR": str(state / "workspaces"),
-    }
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1"]
-    command += [f"--port={port}", "--port-retries=0", "--IdentityProvider.token=test"]
-    command += [f"--notebook-dir={folder}", "--allow-root", *options]
-    with (state / "log").open("w") as log:
+        return free.getsockname()[1]
+
+
+@contextlib.contextmanager
+def served(command: list[str], address: str, log: Path, **options):
+    """Run a command that starts a server, wait for its answer, and end it after the block."""
+    with log.open("w") as output:
         process = subprocess.Popen(
-            command, env=environment, stdout=log, stderr=log, start_new_session=True
+            command, stdout=output, stderr=output, start_new_session=True, **options
         )
     try:
-        address = f"http://127.0.0.1:{port}"
-        wait_for(address, process, state / "log")
+        for _ in tries("an answer of JupyterLab"):
+            if process.poll() is not None:
+                raise RuntimeError(log.read_text(encoding="utf-8"))
+            with contextlib.suppress(OSError):  # not listening yet
+                ask(f"{address}/api/status")
+                break
         yield address
     finally:
-        process.terminate()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
         try:
             process.wait(30)
         except subprocess.TimeoutExpired:  # it can wait for ever for a kernel that is starting
             os.killpg(process.pid, signal.SIGKILL)
             process.wait(30)
+
+
+def jupyterlab(
+    folder: Path,
+    state: Path,
+    *options: str,
+    settings: dict | None = None,
+    env: dict[str, str] | None = None,
+):
+    """Serve a folder; yields the address until the block ends.
+
+    Args:
+        folder: What the browser sees as the root.
+        state: A folder for configuration, settings, workspaces and the log.
+        options: Further options of ``jupyter lab``.
+        settings: User settings by plug-in, added to ``SETTINGS``.
+        env: Variables for server and kernels, added to those of this process.
+    """
+    for name, values in (SETTINGS | (settings or {})).items():
+        path = state / "settings" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values), encoding="utf-8")
+    # ipykernel chooses the backend that shows figures only where nothing else is asked for.
+    environment = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}
+    for part in ("CONFIG", "DATA", "RUNTIME"):
+        environment[f"JUPYTER_{part}_DIR"] = str(state / part.lower())
+    for part in ("SETTINGS", "WORKSPACES"):
+        environment[f"JUPYTERLAB_{part}_DIR"] = str(state / part.lower())
+    port = free_port()
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1"]
+    command += [f"--port={port}", "--port-retries=0", f"--IdentityProvider.token={TOKEN}"]
+    command += [f"--notebook-dir={folder}", "--allow-root", *options]
+    address = f"http://127.0.0.1:{port}"
+    return served(command, address, state / "log", env=environment | (env or {}))
 
 
 def tries(what: str, pause: Callable[[float], None] = time.sleep) -> Iterator[None]:
@@ -77,34 +99,20 @@ def tries(what: str, pause: Callable[[float], None] = time.sleep) -> Iterator[No
     raise TimeoutError(f"{what}: not within {PATIENCE} seconds")
 
 
-def wait_for(address: str, process: subprocess.Popen, log: Path) -> None:
-    """Return when the server answers; fail with its log when it ends instead."""
-    for _ in tries("an answer of JupyterLab"):
-        if process.poll() is not None:
-            raise RuntimeError(log.read_text(encoding="utf-8"))
-        with contextlib.suppress(OSError):  # not listening yet
-            ask(f"{address}/api/status")
-            return
-
-
-def ask(address: str, method: str = "GET") -> bytes:
+def ask(address: str, token: str = TOKEN) -> bytes:
     """The answer of the server's REST interface."""
-    request = urllib.request.Request(f"{address}?token=test", method=method)
+    request = urllib.request.Request(address, headers={"Authorization": f"token {token}"})
     with urllib.request.urlopen(request, timeout=60) as answer:
         return answer.read()
 
 
-def kernels(address: str) -> list[dict]:
-    """What the server says about its kernels."""
-    for _ in tries("the list of kernels"):
-        try:
-            return json.loads(ask(f"{address}/api/kernels"))
-        except urllib.error.HTTPError as error:  # while a kernel is starting, it fails at times
-            if error.code != 500:
-                raise
-
-
-def shut_down_kernels(address: str) -> None:
-    """Free their memory."""
-    for kernel in kernels(address):
-        ask(f"{address}/api/kernels/{kernel['id']}", "DELETE")
+def open_in_lab(page, address: str, path: str) -> None:
+    """Show one notebook in Lab, alone, with the kernel that it asks for."""
+    page.set_default_timeout(PATIENCE * 1000)
+    page.goto(f"{address}/lab/tree/{path}?token={TOKEN}&reset")
+    page.wait_for_selector(".jp-Notebook .jp-Cell")
+    # Lab shows an idle kernel before it is connected to it; what is run then is lost.
+    for _ in tries("a connection to the kernel", lambda s: page.wait_for_timeout(s * 1000)):
+        with contextlib.suppress(urllib.error.HTTPError):  # at times while a kernel is starting
+            if any(kernel["connections"] for kernel in json.loads(ask(f"{address}/api/kernels"))):
+                return

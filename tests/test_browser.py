@@ -1,12 +1,14 @@
 """The notebooks as a student meets them: JupyterLab in a real browser, Run All Cells, sliders.
 
-Each notebook is copied without its outputs, given another seed (``benchmarks/seeds.py`` tries ten),
-run and saved by Lab's own menus, and judged by the saved file and by what the page shows.
-Screenshots and the findings of axe are kept in ``build/browser`` (or below ``COURSE_ARTEFACTS``).
+What is run is the version without solutions, untouched, in its own folder and with its own
+course_utils and data; only the seed is another one (``benchmarks/seeds.py`` tries ten). The judges
+see the file that Lab saves and what the page shows. Screenshots and the findings of axe are kept in
+``build/browser`` (or below ``COURSE_ARTEFACTS``).
 """
 
 import json
 import re
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,12 +16,13 @@ import nbformat
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from tests.browser import artefacts, chromium
-from tests.jupyter_server import PATIENCE, jupyterlab, kernels, shut_down_kernels, tries
+from tests.browser import LEVELS, artefacts, chromium
+from tests.jupyter_server import jupyterlab, open_in_lab, tries
 from tools import catalogue, notebook_sources, run_notebook
+from tools import student_version as student
 
-NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
-LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
 # What the course writes and draws; the rest of the page is Lab's frame and its editors.
 CONTENT = [".jp-MarkdownOutput", ".jp-OutputArea-output"]
 # Faults that no course can mend: ipywidgets gives the handle of a slider no name for a screen
@@ -38,7 +41,6 @@ class Seen(NamedTuple):
     sliders: list[dict]  # per slider: its label, did its value change, did the picture change
     outside: list[str]  # addresses asked for that are not on this machine
     faults: list[str]  # what axe finds in the course's content
-    frame: list[str]  # what axe finds elsewhere
     dialogs: list[str]
 
 
@@ -104,19 +106,9 @@ def wait(page, what: str):
     return tries(what, lambda seconds: page.wait_for_timeout(seconds * 1000))
 
 
-def open_notebook(page, address: str, path: str) -> None:
-    """Open it alone and wait until its kernel is ready."""
-    page.goto(f"{address}/lab/tree/{path}?token=test&reset")
-    page.wait_for_selector(".jp-Notebook .jp-Cell")
-    # Lab shows an idle kernel before it is connected to it; what is run then is lost.
-    for _ in wait(page, "a connection to the kernel"):
-        if any(kernel["connections"] for kernel in kernels(address)):
-            break
-    page.wait_for_selector(IDLE, state="attached")
-
-
 def run_all(page) -> None:
     """Run > Run All Cells, until the last cell is done or one has failed."""
+    page.wait_for_selector(IDLE, state="attached")
     page.evaluate(WATCH)
     page.locator(".jp-Notebook .jp-Cell").first.click()
     menu(page, "Run", "Run All Cells")
@@ -175,15 +167,20 @@ def accessibility(page) -> tuple[list[str], list[str]]:
     return content, frame
 
 
-def visit(browser, address: str, path: Path) -> Seen:
-    """Run a notebook in a browser, and look at it."""
+def visit(path: Path, state: Path) -> Seen:
+    """Run a notebook of a student's folder in a browser of its own, and look at it."""
+    env = student.alone(path.parents[1]) | {"OMP_NUM_THREADS": "1"}  # another one runs beside it
+    with chromium() as browser, jupyterlab(path.parent, state, env=env) as address:
+        return look(browser.new_page(viewport={"width": 1280, "height": 900}), address, path)
+
+
+def look(page, address: str, path: Path) -> Seen:
+    """Open, run and save a notebook, move its sliders, and judge its accessibility."""
     folder, name = artefacts("browser"), path.stem
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.set_default_timeout(PATIENCE * 1000)
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     page.on("websocket", lambda socket: asked.append(socket.url))
-    open_notebook(page, address, path.name)
+    open_in_lab(page, address, path.name)
     run_all(page)
     dialogs = [dialog.inner_text() for dialog in page.query_selector_all(".jp-Dialog")]
     saved = save(page, path) if not dialogs else nbformat.read(path, as_version=4)
@@ -201,9 +198,7 @@ def visit(browser, address: str, path: Path) -> Seen:
     (folder / f"{name}.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
     here = re.compile(rf"(http|ws)://{re.escape(address.removeprefix('http://'))}/|data:|blob:")
     outside = [url for url in asked if not here.match(url)]
-    page.close()
-    shut_down_kernels(address)
-    return Seen(saved, cells, progress, sliders, outside, faults, frame, dialogs)
+    return Seen(saved, cells, progress, sliders, outside, faults, dialogs)
 
 
 # ------------------------------------------------------------------ what is asked of a notebook
@@ -233,8 +228,11 @@ def bars(seen: Seen) -> list[str]:
 
 
 def dead_sliders(seen: Seen) -> list[str]:
-    """Sliders that did not move, or whose picture stayed the same."""
-    return [f"slider {slider}" for slider in seen.sliders if not all(slider.values())]
+    """Sliders that are not there, did not move, or whose picture stayed the same."""
+    source = "\n".join(cell.source for cell in code(seen))
+    missing = len(re.findall(r"ipywidgets\.\w*Slider\(", source)) - len(seen.sliders)
+    dead = [f"slider {slider}" for slider in seen.sliders if not all(slider.values())]
+    return ["a slider is missing"] * missing + dead
 
 
 def no_mathematics(seen: Seen) -> list[str]:
@@ -278,36 +276,6 @@ JUDGES = (not_executed, failed, bars, dead_sliders, no_mathematics, missing_pict
           untold_pictures, outside, inaccessible)  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    """A browser, a folder, and JupyterLab that serves it."""
-    folder, state = tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("state")
-    with chromium() as browser, jupyterlab(folder, state) as address:
-        yield browser, folder, address
-
-
-@pytest.fixture(scope="module", params=catalogue.files())
-def seen(request, lab):
-    browser, folder, address = lab
-    notebook = nbformat.read(NOTEBOOKS / f"{request.param}.ipynb", as_version=4)
-    for cell in notebook.cells:  # so that every output in the saved file is made here
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    run_notebook.override(notebook, {"SEED": 4})  # the checkpoints hold for it, too
-    nbformat.write(notebook, folder / f"{request.param}.ipynb")
-    return visit(browser, address, folder / f"{request.param}.ipynb")
-
-
-@pytest.mark.parametrize("judge", JUDGES, ids=lambda judge: judge.__name__)
-def test_nothing_is_wrong(seen, judge):
-    assert not judge(seen)
-
-
-def test_every_slider_of_the_source_is_there(seen):
-    source = "\n".join(cell.source for cell in code(seen))
-    assert len(seen.sliders) == len(re.findall(r"ipywidgets\.\w*Slider\(", source))
-
-
 FAULTY = (
     ("markdown", "A formula $\\frac{1$ and pictures <img src='a.png'> ![b](http://x.invalid/b.png)"),
     ("code", "from tqdm import tqdm\nfor _ in tqdm(range(3)): pass"),
@@ -325,18 +293,52 @@ _ = ipywidgets.interact(lambda x: Image(dot), x=ipywidgets.FloatSlider(0))"""),
 )  # fmt: skip
 
 
+def prepare(folder: Path, name: str) -> Path:
+    """The notebook's file in the student's folder, with another seed; or one full of faults."""
+    path = folder / "notebooks" / f"{name}.ipynb"
+    if name == "faulty":
+        kinds = {"code": nbformat.v4.new_code_cell, "markdown": nbformat.v4.new_markdown_cell}
+        cells = [kinds[kind](source) for kind, source in FAULTY]
+        metadata = {"kernelspec": notebook_sources.KERNEL}
+        notebook = nbformat.v4.new_notebook(cells=cells, metadata=metadata)
+    else:
+        notebook = nbformat.read(path, as_version=4)
+        run_notebook.override(notebook, {"SEED": 4})  # the checkpoints hold for it, too
+        where = f"import course_utils\nassert course_utils.__file__.startswith({str(folder)!r})"
+        notebook.cells.append(nbformat.v4.new_code_cell(where))
+    notebook_sources.write(notebook, path)
+    return path
+
+
 @pytest.fixture(scope="module")
-def faulty(lab):
-    """A notebook in which everything is wrong."""
-    browser, folder, address = lab
-    kinds = {"code": nbformat.v4.new_code_cell, "markdown": nbformat.v4.new_markdown_cell}
-    cells = [kinds[kind](source) for kind, source in FAULTY]
-    metadata = {"kernelspec": notebook_sources.KERNEL}
-    notebook = nbformat.v4.new_notebook(cells=cells, metadata=metadata)
-    nbformat.write(notebook, folder / "faulty.ipynb")
-    return visit(browser, address, folder / "faulty.ipynb")
+def visits(request, tmp_path_factory) -> dict[str, Future]:
+    """What will have been seen of the chosen notebooks, of which two are run at a time."""
+    folder = tmp_path_factory.mktemp("handed-out") / "student"
+    student.write(folder)
+    here = [item for item in request.session.items if item.path == request.path]
+    chosen = dict.fromkeys(item.callspec.params["seen"] for item in here)
+    with ThreadPoolExecutor(2) as pool:
+        yield {
+            name: pool.submit(visit, prepare(folder, name), tmp_path_factory.mktemp("state"))
+            for name in chosen
+        }
 
 
-@pytest.mark.parametrize("judge", JUDGES, ids=lambda judge: judge.__name__)
-def test_each_fault_would_be_found(faulty, judge):
-    assert judge(faulty)
+@pytest.fixture(scope="module")
+def seen(request, visits) -> Seen:
+    return visits[request.param].result()
+
+
+judges = pytest.mark.parametrize("judge", JUDGES, ids=lambda judge: judge.__name__)
+
+
+@judges
+@pytest.mark.parametrize("seen", catalogue.files(), indirect=True)
+def test_nothing_is_wrong(seen, judge):
+    assert not judge(seen)
+
+
+@judges
+@pytest.mark.parametrize("seen", ["faulty"], indirect=True)
+def test_each_fault_would_be_found(seen, judge):
+    assert judge(seen)

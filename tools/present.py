@@ -1,6 +1,6 @@
 """Open a notebook as slides in JupyterLab, with a kernel.
 
-    python tools/present.py [NAME] [options of jupyter lab]
+    python -m tools.present NAME [options of jupyter lab]
 
 Lab gets settings of its own in build/presenting, so that the next ``make lab`` looks as always.
 """
@@ -16,6 +16,16 @@ from tools import catalogue
 STATE = Path(__file__).resolve().parents[1] / "build" / "presenting"
 SETTINGS = {
     "jupyterlab-slideshow/plugin": {"active": True},
+    # A slide scrolls, but the next one would begin where the last one was left; a cell as high as
+    # the screen is shown from its top, and scrolls by itself.
+    "@deathbeds/jupyterlab-fonts/fonts": {
+        "styles": {
+            ".jp-Deck .jp-Cell.jp-deck-mod-onscreen": {
+                "max-height": "calc(100vh - 20px)",
+                "overflow-y": "auto",
+            }
+        }
+    },
     "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
 }
@@ -29,24 +39,16 @@ def write_settings(folder: Path) -> None:
         path.write_text(json.dumps(values), encoding="utf-8")
 
 
-def command(name: str, options: list[str]) -> list[str]:
-    """How JupyterLab is started, with one notebook open."""
-    return [
-        *(sys.executable, "-m", "jupyterlab", f"--notebook-dir={catalogue.NOTEBOOKS}"),
-        *(f"--LabApp.default_url=/lab/tree/{name}.ipynb", *options),
-    ]
-
-
 def main() -> None:
     name, *options = sys.argv[1:] or [""]
-    if name not in catalogue.files():
-        choice = ", ".join(catalogue.files())
-        raise SystemExit(f"course: NAME is one of {choice}. Remedy: make present NAME=flows")
+    notebook = catalogue.find(name)
     shutil.rmtree(STATE / "workspaces", ignore_errors=True)  # it would open the last one, too
     write_settings(STATE / "settings")
     os.environ["JUPYTERLAB_SETTINGS_DIR"] = str(STATE / "settings")
     os.environ["JUPYTERLAB_WORKSPACES_DIR"] = str(STATE / "workspaces")
-    os.execv(sys.executable, command(name, options))
+    command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={notebook.built.parent}"]
+    command += [f"--LabApp.default_url=/lab/tree/{notebook.built.name}", *options]
+    os.execv(sys.executable, command)
 
 
 if __name__ == "__main__":
