@@ -305,34 +305,37 @@ SOLUTIONS = {
 }
 WRONG = {
     "mixture_log_density": [
-        lambda y, m, s: Normal(m, s).log_prob(y).mean(0),
-        lambda y, m, s: Normal(m.mean(0), s.mean(0)).log_prob(y),
-        lambda y, m, s: BOOK.solution_log_density(y, m, s**2),
+        (lambda y, m, s: Normal(m, s).log_prob(y).mean(0), "not logarithms"),
+        (lambda y, m, s: Normal(m.mean(0), s.mean(0)).log_prob(y), "unknown"),
+        (lambda y, m, s: BOOK.solution_log_density(y, m, s**2), "standard deviation"),
     ],
     "kl_between_gaussians": [
-        lambda a, b, c, d: BOOK.solution_kl(c, d, a, b),
-        lambda a, b, c, d: BOOK.solution_kl(a, b, c, d) + 0.5,
-        lambda a, b, c, d: torch.log(d / b) + (b + (a - c) ** 2) / (2 * d) - 0.5,
+        (lambda a, b, c, d: BOOK.solution_kl(c, d, a, b), "order"),
+        (lambda a, b, c, d: BOOK.solution_kl(a, b, c, d) + 0.5, "equal Gaussians"),
+        (lambda a, b, c, d: torch.log(d / b) + (b + (a - c) ** 2) / (2 * d) - 0.5, "off"),
     ],
     "minibatch_loss": [
-        lambda p, kl, n: (kl - p.sum()) / n,
-        lambda p, kl, n: kl - p.mean(),
-        lambda p, kl, n: p.mean() - kl / n,
+        (lambda p, kl, n: (kl - p.sum()) / n, "scale it up"),
+        (lambda p, kl, n: kl - p.mean(), "once per data set"),
+        (lambda p, kl, n: p.mean() - kl / n, "sign"),
     ],
     "variance_parts": [
-        lambda m, s: torch.stack([s.mean(0) ** 2, m.var(0, correction=0)]),
-        lambda m, s: torch.stack([m.var(0, correction=0), s.square().mean(0)]),
-        lambda m, s: torch.stack([s.square().mean(0), m.var(0)]),
+        (lambda m, s: torch.stack([s.mean(0) ** 2, m.var(0, correction=0)]), "square, then"),
+        (lambda m, s: torch.stack([m.var(0, correction=0), s.square().mean(0)]), "aleatoric above"),
+        (lambda m, s: torch.stack([s.square().mean(0), m.var(0)]), "correction=0"),
     ],
-    "prior_prediction": [lambda: torch.tensor([1, 1, 1]), lambda: torch.tensor([-1, -1, 1])],
+    "prior_prediction": [
+        (lambda: torch.tensor([1, 1, 1]), "evidence"),
+        (lambda: torch.tensor([-1, -1, 1]), "less doubt"),
+    ],
     "coverage": [
-        lambda y, d, m: (y <= d.quantile(m, dim=0)).double().mean(),
-        lambda y, d, m: 1 - BOOK.solution_coverage(y, d, m),
-        lambda y, d, m: ((d.amin(0) <= y) & (y <= d.amax(0))).double().mean(),
+        (lambda y, d, m: (y <= d.quantile(m, dim=0)).double().mean(), "one-sided"),
+        (lambda y, d, m: 1 - BOOK.solution_coverage(y, d, m), "outside"),
+        (lambda y, d, m: ((d.amin(0) <= y) & (y <= d.amax(0))).double().mean(), "off"),
     ],
     "score_probabilities": [
-        lambda m, s, k: Normal(m[..., None], s[..., None]).log_prob(k).exp().mean(0),
-        lambda m, s, k: BOOK.solution_probabilities(m.mean(0)[None], s.mean(0)[None], k),
+        (lambda m, s, k: Normal(m[..., None], s[..., None]).log_prob(k).exp().mean(0), "density"),
+        (lambda m, s, k: BOOK.solution_probabilities(m.mean(0)[None], s.mean(0)[None], k), "end"),
     ],
 }
 
@@ -343,12 +346,11 @@ def test_check_accepts_the_solution(name):
     assert verdict, verdict
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_check_refuses_plausible_mistakes(name):
-    check = getattr(checks, f"check_{name}")
-    for wrong in WRONG[name]:
-        verdict = check(wrong)
-        assert not verdict and verdict.message.startswith("✗")
+@pytest.mark.parametrize(("name", "case"), [(n, c) for n, cases in WRONG.items() for c in cases])
+def test_check_refuses_plausible_mistakes_and_says_why(name, case):
+    wrong, message = case
+    verdict = getattr(checks, f"check_{name}")(wrong)
+    assert not verdict and message in verdict.message
 
 
 def test_wider_prior_does_what_the_exercise_says(book):
