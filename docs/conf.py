@@ -22,7 +22,7 @@ def repository() -> str:
 project = "Deep learning architectures"
 author = "the course's contributors"
 copyright = "2026, the course's contributors. Texts and figures: CC BY 4.0"
-language = "en_GB"
+language = "en"  # in en_GB Sphinx lacks the words for the number of results of a search
 extensions = ["myst_nb"]
 include_patterns = [
     "index.md",

@@ -260,4 +260,5 @@ def test_search_finds_a_word_of_the_notebooks(visit):
     found = [a.get_attribute("href") for a in page.locator("#search-results li a").all()]
     vae = catalogue.find("vae").file
     assert any(f"notebooks/{vae}.html" in link for link in found)
+    page.wait_for_selector("text=/found \\d+ pages/")
     page.close()
