@@ -96,7 +96,12 @@ TROUBLES = {  # what is broken, and how; the line that notices it; its words
     "pins": (Path, "read_text", raising(FileNotFoundError("gone")), "packages", "gone"),
     "install": (report.metadata, "requires", raising(ABSENT), "packages", "course-utils"),
     "no kernel": (*KERNEL, raising(NoSuchKernel("python3")), "kernel", "NoSuchKernel"),
-    "other kernel": (*KERNEL, lambda *args: KernelSpec(argv=["/bin/sh"]), "kernel", "runs /bin/sh"),
+    "other kernel": (
+        *KERNEL,
+        lambda *args: KernelSpec(argv=[__file__]),
+        "kernel",
+        f"runs {__file__}",
+    ),
 }
 
 
