@@ -7,11 +7,10 @@
 50,000 training digits, 10,000 for validation, scores on all 10,000 test digits, sampled
 binarisation (validation and test fixed), nats per image. Downloads MNIST once. The result is stored
 in ``all_of_mnist.json`` beside this file; each mode keeps its own date, versions and threads.
-(``results/vae_full.json`` is another experiment: ``benchmarks.baselines.vae --full``.)
+(``results/vae_full.json`` is another experiment: ``benchmarks.baselines.vae --size full``.)
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 
@@ -84,11 +83,11 @@ def main() -> None:
     vae, seconds, processor = timed(nb.fit_vae, digits.x_train, x_val, seed=0, **settings)
     found["notebook"] = score(vae, x_test, seconds, processor) | {"settings": settings}
     head = measure.origin(__spec__.name, ["torch", "pyro-ppl"])
-    of_run = {key: head[key] for key in ("date", "versions")} | {"threads": threads}
-    of_run["code"] = measure.code_digest(Path(__file__), BOOK.source)
-    runs = measure.load("all_of_mnist")["runs"] | {arguments.which: found | of_run}
+    found |= {key: head[key] for key in ("date", "versions")} | {"threads": threads}
+    found["code"] = measure.code_digest(Path(__file__), BOOK.source)
+    runs = measure.load("all_of_mnist")["runs"] | {arguments.which: found}
     measure.write(measure.place("all_of_mnist"), head | {"runs": runs})
-    print(json.dumps(runs[arguments.which], indent=2))
+    print(found)
 
 
 if __name__ == "__main__":

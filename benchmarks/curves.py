@@ -5,8 +5,7 @@
 With ``--quick`` those of the trials in build/benchmarks/quick, and print the trials' tables.
 """
 
-import argparse
-from collections.abc import Callable
+import sys
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
@@ -15,17 +14,20 @@ from matplotlib.ticker import LogLocator
 from benchmarks import measure, report
 from course_utils.plotting import PALETTE, use_course_style
 
-LIMITS = {  # of the vertical axis, and its label
-    "bnn": (-1.3, "validation log density (nats per wine)"),
-    "vae": (-160, "test ELBO (nats per image)"),
-    "vae_full": (-160, "test ELBO (nats per image)"),
+LABELS = {
+    "bnn": "validation log density (nats per wine)",
+    "vae": "test ELBO (nats per image)",
+    "vae_full": "test ELBO (nats per image)",
+    "flows": "gap to the truth (nats)",
 }
+BOTTOM = {"bnn": -1.3, "vae": -160, "vae_full": -160}
 
 
-def draw(runs: dict, ax: Axes, curve: Callable[[dict], list]) -> None:
+def draw(runs: dict, ax: Axes, place: str | None) -> None:
     """One thin line per seed, one colour per competitor; seconds on a logarithmic axis."""
     for colour, (name, each) in zip(PALETTE.values(), runs.items(), strict=False):
-        for points in filter(None, map(curve, each.values())):
+        for run in each.values():
+            points = run[place]["curve"] if place else run["curve"]
             marker = "o" if len(points) == 1 else None
             ax.plot(*zip(*points, strict=True), color=colour, lw=1, alpha=0.6, marker=marker)
         ax.plot([], [], color=colour, lw=2.5, label=name)  # for the legend
@@ -36,40 +38,30 @@ def draw(runs: dict, ax: Axes, curve: Callable[[dict], list]) -> None:
 
 
 def picture(name: str, runs: dict) -> plt.Figure:
-    """The curves of one benchmark."""
-    if name in LIMITS:
-        bottom, label = LIMITS[name]
+    """The curves of one benchmark; of the flows one panel per density."""
+    if name != "flows":
         fig, ax = plt.subplots(figsize=(7, 4))
-        draw(runs, ax, lambda run: run["curve"])
-        ax.set(ylabel=label, ylim=(bottom, None))
+        draw(runs, ax, None)
+        ax.set(ylabel=LABELS[name], ylim=(BOTTOM[name], None))
         ax.legend(loc="lower right")
         return fig
     fig, axes = plt.subplots(1, 3, figsize=(12, 4.5))
-    for place, ax in zip(("moons", "banana", "rings"), axes, strict=True):
-        draw(runs, ax, lambda run, place=place: run.get(place, {}).get("curve"))
+    for place, ax in zip(report.PLACES, axes, strict=True):
+        draw(runs, ax, place)
         ax.set(yscale="log", title=place)
         ax.yaxis.set_major_formatter("{x:g}")
-    axes[0].set_ylabel("gap to the truth (nats)")
+    axes[0].set_ylabel(LABELS[name])
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
     return fig
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="of the trials")
-    quick = parser.parse_args().quick
+if __name__ == "__main__":
+    quick = "--quick" in sys.argv
     folder = measure.TRIALS if quick else measure.RESULTS
     stored = report.load(folder)
     use_course_style()
     plt.rcParams["svg.hashsalt"] = "course"  # the same file for the same figures
-    for name in stored.keys() & {*LIMITS, "flows"}:
-        fig = picture(name, stored[name]["runs"])
-        fig.savefig(folder / f"{name}.svg", metadata={"Date": None})
-        plt.close(fig)
+    for name in stored.keys() & LABELS.keys():
+        picture(name, stored[name]["runs"]).savefig(folder / f"{name}.svg", metadata={"Date": None})
     if quick:
-        for name, part in report.results(stored).items():
-            print(f"\n{name}\n\n{part}")
-
-
-if __name__ == "__main__":
-    main()
+        print(*report.results(stored).values(), sep="\n\n")

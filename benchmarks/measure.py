@@ -4,7 +4,8 @@ A run is one competitor with one seed. Runs go round: all competitors with seed 
 seed 1, and so on, so that whatever else the machine does hits all of them alike. Each is kept in
 ``build/benchmarks`` as soon as it is there; a second call goes on where the first one stopped. Runs
 of other code (script or notebook) are dropped. When all are there, they become
-``results/NAME.json``: what is published was measured in one working copy.
+``results/NAME.json``: what is published was measured in one working copy. Trials (``--size quick``)
+stay apart.
 
 Every stored file has the script that wrote it, date, versions, the digest of the code if it is
 known, and ``runs``.
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date
 from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, version
@@ -31,7 +32,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 RESULTS = HERE / "results"
 PROGRESS = ROOT / "build" / "benchmarks"
-TRIALS = PROGRESS / "quick"  # of --quick: never mixed with what is published
+TRIALS = PROGRESS / "quick"
 REPETITIONS = 5
 
 
@@ -67,42 +68,28 @@ def median_seconds(*functions: Callable[[], object], rounds: int = 5) -> list[fl
     return [sorted(kept)[rounds // 2] for kept in times]
 
 
-# ------------------------------------------------------------------ what is stored
-
-
 def code_digest(*paths: Path) -> str:
     """The code in some files, whatever their comments: twelve hexadecimal digits."""
     code = [ast.dump(ast.parse(path.read_text(encoding="utf-8"))) for path in paths]
     return hashlib.sha256("\n".join(code).encode()).hexdigest()[:12]
 
 
-def machine() -> dict[str, object]:
-    """What the figures depend on, besides versions."""
+def origin(script: str, packages: Iterable[str]) -> dict[str, object]:
+    """Where and when figures were measured: the head of a stored file."""
     info = Path("/proc/cpuinfo")
     models = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
-    return {
+    machine = {
         "cores": os.cpu_count(),
         "processor": models[0] if models else platform.processor() or platform.machine(),
         "system": platform.system(),
         "python": platform.python_version(),
     }
-
-
-def versions(packages: Iterable[str]) -> dict[str, str]:
-    """Installed versions of some packages."""
-    found = {}
+    versions = {}
     for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def origin(script: str, packages: Iterable[str]) -> dict[str, object]:
-    """Where and when figures were measured: the head of a stored file."""
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
     today = date.today().isoformat()
-    return {"script": script, "date": today, "machine": machine(), "versions": versions(packages)}
+    return {"script": script, "date": today, "machine": machine, "versions": versions}
 
 
 def place(name: str) -> Path:
@@ -112,11 +99,7 @@ def place(name: str) -> Path:
 
 
 def load(name: str) -> dict:
-    """A stored file, by its name without ending.
-
-    Raises:
-        FileNotFoundError: If it was never measured.
-    """
+    """A stored file, by its name without ending; FileNotFoundError if it was never measured."""
     return json.loads(place(name).read_text(encoding="utf-8"))
 
 
@@ -133,11 +116,8 @@ def write(path: Path, stored: dict) -> None:
     draft.replace(path)
 
 
-# ------------------------------------------------------------------ how it is measured
-
-
 @contextmanager
-def busy(wanted: bool = True) -> Iterator[None]:
+def busy(wanted: bool) -> Iterator[None]:
     """Meanwhile another process keeps a core busy, if wanted."""
     other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if wanted else None
     try:
@@ -167,48 +147,41 @@ def run_alone(*command: str, **settings: str) -> dict:
 def command(
     spec: ModuleSpec,
     names: Iterable[str],
-    one: Callable[..., dict],
+    one: Callable[[str, int, str], dict],
     *,
     sources: Iterable[Path],
     packages: Iterable[str],
-    minutes: str,
-    full: bool = False,
+    sizes: Iterable[str] = ("quick", "normal"),
 ) -> None:
     """The command line of a benchmark.
 
     Args:
         spec: The script's ``__spec__``; the last part of its name becomes that of the results.
         names: Its competitors.
-        one: Called as ``one(name, seed, quick=..., full=...)`` in a process of its own; returns
-            what is stored.
+        one: Called as ``one(name, seed, size)`` in a process of its own; returns what is stored.
         sources: Files whose code is measured, besides the script.
         packages: Whose versions are stored.
-        minutes: What a whole run takes, for the help.
-        full: Whether there is a larger version of the work, ``--full``.
+        sizes: Of the work: "quick" is a trial, which is not published.
     """
     title = spec.name.rpartition(".")[2]
-    parser = argparse.ArgumentParser(description=f"{title}: {minutes} on two idle cores.")
+    parser = argparse.ArgumentParser()
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {list(names)}; all if none")
     parser.add_argument("--repetitions", type=int, default=REPETITIONS, help="seeds per competitor")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, not published")
-    parser.add_argument("--full", action="store_true", help="all of the data" if full else "-")
+    parser.add_argument("--size", choices=sizes, default="normal")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.full and not full:
-        parser.error("--full: there is only one size of this work")
-    sizes = {"quick": given.quick, "full": given.full}
     if given.one:
-        print(json.dumps(one(given.one, given.seed, **sizes)))
+        print(json.dumps(one(given.one, given.seed, given.size)))
         return
-    store = (TRIALS if given.quick else PROGRESS) / f"{title}{'_full' * given.full}.json"
+    trial, suffix = given.size == "quick", "_full" if given.size == "full" else ""
+    store = (TRIALS if trial else PROGRESS) / f"{title}{suffix}.json"
     digest = code_digest(Path(spec.origin), *sources)
     stored = json.loads(store.read_text()) if store.exists() else {}
     if stored.get("code") != digest:
         if stored.get("runs"):
             print(f"{store.name}: the code has changed, so all is measured again", flush=True)
         stored = {"runs": {}}
-    options = [f"--{size}" for size, wanted in sizes.items() if wanted]
     failed = {}
     for seed in range(given.repetitions):
         for name in given.names or names:
@@ -216,7 +189,8 @@ def command(
             if str(seed) in runs:
                 continue
             start = time.perf_counter()
-            result = run_alone("-m", spec.name, "--one", name, "--seed", str(seed), *options)
+            job = ("--one", name, "--seed", str(seed), "--size", given.size)
+            result = run_alone("-m", spec.name, *job)
             took = f"{time.perf_counter() - start:.0f} s"
             print(f"{title}: {name}, seed {seed}: {result.get('error', took)}", flush=True)
             if "error" in result:
@@ -228,5 +202,5 @@ def command(
     if failed:
         raise SystemExit(f"{title}: not measured: {failed}")
     complete = all(len(stored["runs"].get(name, {})) >= given.repetitions for name in names)
-    if complete and not given.quick:
+    if complete and not trial:
         write(RESULTS / store.name, stored)

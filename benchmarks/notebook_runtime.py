@@ -17,19 +17,18 @@ from pathlib import Path
 from benchmarks import measure
 from tools import catalogue, notebook_sources, run_notebook
 
-SHIPPED = None  # threads: what the notebook's parameters say
-SETTINGS = {
+SETTINGS = {  # threads (None: what the notebook's parameters say), and whether a core is busy
     "1 thread": (1, False),
     "2 threads": (2, False),
     "2 threads, busy": (2, True),
-    "as shipped, busy": (SHIPPED, True),
+    "as shipped, busy": (None, True),
 }
 START = "start-up"
 
 
 def run(name: str, seed: int, threads: int | None) -> dict:
     """Seconds and peak memory of one notebook in a process of its own, or its ``error``."""
-    options = [] if threads is SHIPPED else ["--threads", str(threads)]
+    options = ["--threads", str(threads)] if threads else []
     return measure.run_alone("-m", "tools.run_notebook", name, "--seed", str(seed), *options)
 
 
@@ -44,44 +43,32 @@ def start_up(name: str) -> float:
     return ends[-1]
 
 
-def installed_bytes(folder: Path) -> dict[str, int]:
-    """Size of an environment, and of its largest packages."""
-    sizes: dict[str, int] = {}
-    for path in folder.rglob("*"):
-        if path.is_file() and not path.is_symlink():
-            parts = path.relative_to(folder).parts
-            where = parts.index("site-packages") + 1 if "site-packages" in parts else 0
-            sizes[parts[where]] = sizes.get(parts[where], 0) + path.stat().st_size
-    largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:5]
-    return {"all": sum(sizes.values())} | {name: sizes[name] for name in largest}
+def installed_bytes(folder: Path) -> int:
+    """Size of an environment."""
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return sum(path.stat().st_size for path in files)
 
 
-def one(name: str, seed: int, *, quick: bool, full: bool) -> dict:
+def one(name: str, seed: int, size: str) -> dict:
     """A notebook in one setting (``NAME, SETTING``), or the start-up of all and the size."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
     if name == START:
-        chosen = catalogue.files()[: 1 if quick else None]
-        seconds = {notebook: start_up(notebook) for notebook in chosen}
-        return {"seconds": seconds, "bytes": installed_bytes(Path(sys.prefix))}
+        seconds = {notebook: start_up(notebook) for notebook in catalogue.files()}
+        return {"seconds": seconds, "bytes": {"all": installed_bytes(Path(sys.prefix))}}
     notebook, _, setting = name.partition(", ")
     threads, beside = SETTINGS[setting]
     with measure.busy(beside):
-        figures = run(notebook, seed, threads)
-    if "error" in figures:
-        raise SystemExit(figures["error"])
-    return figures
+        found = run(notebook, seed, threads)
+    if "error" in found:
+        raise SystemExit(found["error"])
+    return found
 
 
 if __name__ == "__main__":
     jobs = [START, *(f"{name}, {setting}" for name in catalogue.files() for setting in SETTINGS)]
-    if "--quick" in sys.argv:  # a notebook cannot be made smaller: its checkpoints would fail
+    if "quick" in sys.argv:  # a notebook cannot be made smaller: its checkpoints would fail
         jobs = [START]
-    measure.command(
-        __spec__,
-        jobs,
-        one,
-        sources=[notebook.source for notebook in catalogue.load()],
-        packages=["torch", "pyro-ppl", "ipykernel", "nbclient"],
-        minutes="about 25 minutes per repetition",
-    )
+    sources = [notebook.source for notebook in catalogue.load()]
+    packages = ["torch", "pyro-ppl", "ipykernel", "nbclient"]
+    measure.command(__spec__, jobs, one, sources=sources, packages=packages)

@@ -6,9 +6,9 @@ Nothing is measured here. ``make pages`` fills the pages; ``benchmarks.curves`` 
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from benchmarks import measure
 from tools import catalogue
@@ -18,6 +18,7 @@ BEST, FLOOR, USUAL, STOCK = "notebook, best", "bare PyTorch", "usual Pyro style"
 REFERENCE = {"bnn": USUAL, "vae": STOCK, "vae_full": STOCK}  # it ends with the quality to reach
 STORES = ("bnn", "vae", "vae_full", "flows", "notebook_runtime")
 PACKAGES = ("bayesian-torch", "blitz", "torchbnn", "pythae", "zuko", "nflows", "normflows")
+PLACES = ("moons", "banana", "rings")
 NOT_MEASURED = "Not measured."
 Stored = dict[str, dict]  # by the name of the store
 
@@ -86,56 +87,27 @@ def spread(values: Iterable[float]) -> str:
     return middle if low == high else f"{middle} ({low} to {high})"
 
 
-def mean_error(places: int) -> Callable[[list[float]], str]:
+def mean_error(values: list[float], places: int) -> str:
     """Mean ± standard error."""
+    text = f"{statistics.mean(values):.{places}f}"
+    if len(values) > 1:
+        text += f" ± {statistics.stdev(values) / math.sqrt(len(values)):.{places}f}"
+    return text.replace("-", "−")
 
-    def show(values: list[float]) -> str:
-        text = f"{statistics.mean(values):.{places}f}"
-        if len(values) > 1:
-            text += f" ± {statistics.stdev(values) / math.sqrt(len(values)):.{places}f}"
-        return text.replace("-", "−")
 
-    return show
+def percent(values: list[float]) -> str:
+    return spread(100 * value for value in values)
+
+
+def first(values: list[float], unit: float = 1) -> str:
+    """Of figures that are the same in all runs."""
+    return f"{values[0]:,}" if unit == 1 else number(values[0] / unit)
 
 
 def titled(name: str) -> str:
     """A competitor as it is printed: packages and notebooks in the font of code."""
     start, comma, rest = name.partition(", ")
     return f"`{start}`{comma}{rest}" if start in (*PACKAGES, *catalogue.files()) else name
-
-
-# ------------------------------------------------------------------ promises
-
-
-class Promise(NamedTuple):
-    """What the course promises of the medians of a figure: the worst of some competitors counts."""
-
-    text: str
-    store: str
-    whose: Callable[[str], bool]
-    key: str
-    limit: float
-    at_most: bool = True
-
-    def value(self, stored: Stored) -> float | None:
-        """None where it was not measured."""
-        runs = stored.get(self.store, {}).get("runs", {})
-        values = [figures(stored, self.store, name, self.key) for name in runs if self.whose(name)]
-        medians = [statistics.median(each) for each in values if each]
-        return (max if self.at_most else min)(medians, default=None)
-
-    def kept(self, stored: Stored) -> bool:
-        value = self.value(stored)
-        if value is None:
-            return False
-        return value <= self.limit if self.at_most else value > self.limit
-
-    def row(self, stored: Stored) -> list[str]:
-        value = self.value(stored)
-        if value is None:
-            return [self.text, "not measured", ""]
-        text = f"{self.text}: {'at most' if self.at_most else 'above'} {self.limit:g}"
-        return [text, number(value), "reached" if self.kept(stored) else "**missed**"]
 
 
 def ours(name: str) -> bool:
@@ -146,39 +118,49 @@ def library(name: str) -> bool:
     return not ours(name) and name not in (FLOOR, USUAL, STOCK)
 
 
-PYRO = "time to the quality that Pyro's network ends with, of its time"
-PROMISES = [
-    Promise("BNN: time to the quality that the usual Pyro style ends with, of its time",
-            "bnn", ours, "of_reference", 0.5),
-    Promise("BNN: step, of the bare-PyTorch floor", "bnn", ours, "of_floor", 2.0),
-    Promise(f"VAE, bundled digits: {PYRO}", "vae", ours, "of_reference", 0.8),
-    Promise(f"VAE, all of MNIST: {PYRO}", "vae_full", ours, "of_reference", 0.8),
-    Promise("Flows: lead over the best peer on the moons at equal time, nats",
-            "flows", library, "lead", 0.0, at_most=False),
-    Promise("Notebooks as shipped, the slowest of three: beside a busy process, of what the lost "
-            "core explains",
-            "notebook_runtime", lambda name: name.endswith("as shipped, busy"), "of_one_core", 1.5),
+def shipped(name: str) -> bool:
+    return name.endswith("as shipped, busy")
+
+
+TO_QUALITY = "time to the quality that Pyro's network ends with, of its time"
+PROMISES = [  # what, store, of whom the worst median counts, which figure, "at most" or "above"
+    ("BNN: time to the quality that the usual Pyro style ends with, of its time",
+     "bnn", ours, "of_reference", "at most", 0.5),
+    ("BNN: step, of the bare-PyTorch floor", "bnn", ours, "of_floor", "at most", 2),
+    (f"VAE, bundled digits: {TO_QUALITY}", "vae", ours, "of_reference", "at most", 0.8),
+    (f"VAE, all of MNIST: {TO_QUALITY}", "vae_full", ours, "of_reference", "at most", 0.8),
+    ("Flows: lead over the best peer on the moons at equal time, nats",
+     "flows", library, "lead", "above", 0),
+    ("Notebooks as shipped, the slowest of three: beside a busy process, of what the lost core "
+     "explains", "notebook_runtime", shipped, "of_one_core", "at most", 1.5),
 ]  # fmt: skip
+
+
+def judged(stored: Stored) -> list[list[str]]:
+    """Each promise, what was measured, and whether it was kept."""
+    rows = []
+    for text, store, whose, key, sign, limit in PROMISES:
+        names = filter(whose, stored[store]["runs"] if store in stored else [])
+        values = [found for name in names if (found := figures(stored, store, name, key))]
+        if not values:
+            rows.append([text, "not measured", ""])
+            continue
+        medians = map(statistics.median, values)
+        value = max(medians) if sign == "at most" else min(medians)
+        kept = value <= limit if sign == "at most" else value > limit
+        rows.append([f"{text}: {sign} {limit}", number(value), "reached" if kept else "**missed**"])
+    return rows
 
 
 # ------------------------------------------------------------------ tables
 
 
-def same(unit: float = 1) -> Callable[[list[float]], str]:
-    """Of figures that are the same in all runs, whole or in units."""
-    return lambda values: f"{values[0]:,}" if unit == 1 else number(values[0] / unit)
-
-
-def percent(values: list[float]) -> str:
-    return spread(100 * value for value in values)
-
-
 VAE = [
-    ("digits seen", "images", same()),
-    ("test ELBO (nats)", "test_elbo", mean_error(1)),
+    ("digits seen", "images", first),
+    ("test ELBO (nats)", "test_elbo", partial(mean_error, places=1)),
     ("seconds to quality", "to_quality", spread),
     ("seconds in all", "seconds", spread),
-    ("million operations per image", "flops_per_image", same(1e6)),
+    ("million operations per image", "flops_per_image", partial(first, unit=1e6)),
     ("% of the peak", "share_of_peak", percent),
 ]
 TABLES = {  # by its name: the store, and for each column its heading, figure and format
@@ -187,16 +169,14 @@ TABLES = {  # by its name: the store, and for each column its heading, figure an
         ("of the floor", "of_floor", spread),
         ("seconds to quality", "to_quality", spread),
         ("seconds in all", "seconds", spread),
-        ("test log density (nats)", "test_log_density", mean_error(3)),
-        ("test RMSE (points)", "test_rmse", mean_error(3)),
+        ("test log density (nats)", "test_log_density", partial(mean_error, places=3)),
+        ("test RMSE (points)", "test_rmse", partial(mean_error, places=3)),
     ]),
     "vae": ("vae", VAE),
     "vae_full": ("vae_full", VAE),
-    "gaps": ("flows", [
-        (f"gap, {place}", f"{place}.gap", spread) for place in ("moons", "banana", "rings")
-    ]),
+    "gaps": ("flows", [(f"gap, {place}", f"{place}.gap", spread) for place in PLACES]),
     "speed": ("flows", [
-        ("parameters", "moons.parameters", same()),
+        ("parameters", "moons.parameters", first),
         ("seconds in all", "moons.seconds", spread),
         ("ms per step", "moons.ms_per_step", spread),
         ("of the best flow's step", "moons.step_of_best", spread),
@@ -227,18 +207,11 @@ def comparison(stored: Stored, name: str) -> str:
 
 def start_up(stored: Stored) -> str:
     """Seconds to the first result, and the size of the environment."""
-    runs = list(stored.get("notebook_runtime", {}).get("runs", {}).get("start-up", {}).values())
-    if not runs:
-        return NOT_MEASURED
-    seconds = {name: spread(run["seconds"][name] for run in runs) for name in runs[0]["seconds"]}
-    size = {name: f"{number / 1e9:.2f}" for name, number in runs[-1]["bytes"].items()}
-    whole = size.pop("all")
-    return (
-        "From starting the kernel until imports, parameters and device are through, seconds: "
-        f"{'; '.join(f'`{name}` {text}' for name, text in seconds.items())}.\n\n"
-        f"The installed environment, tests included, takes {whole} GB; the largest parts in GB: "
-        f"{', '.join(f'`{name}` {text}' for name, text in size.items())}."
-    )
+    runs = stored.get("notebook_runtime", {}).get("runs", {}).get("start-up", {}).values()
+    seconds = {name for run in runs for name in run["seconds"]}
+    parts = [f"`{name}` {spread(run['seconds'][name] for run in runs)}" for name in sorted(seconds)]
+    parts += [f"environment {run['bytes']['all'] / 1e9:.2f} GB" for run in [*runs][-1:]]
+    return "; ".join(parts) or NOT_MEASURED
 
 
 def origin(name: str, found: dict) -> str:
@@ -256,8 +229,7 @@ def origin(name: str, found: dict) -> str:
 
 def results(stored: Stored) -> dict[str, str]:
     """The parts of RESULTS.md."""
-    rows = [promise.row(stored) for promise in PROMISES]
-    parts = {"promises": table(["promise", "measured", ""], rows)}
+    parts = {"promises": table(["promise", "measured", ""], judged(stored))}
     parts |= {name: comparison(stored, name) for name in TABLES}
     origins = [origin(name, found) for name, found in stored.items()]
     return parts | {"start-up": start_up(stored), "origins": "\n".join(origins)}
@@ -287,20 +259,17 @@ def overview(stored: Stored) -> str:
 
 def seeds(found: dict) -> dict[str, str]:
     """The parts of SEEDS.md: one line per notebook, number of threads and version of its code."""
-    rows, m = [], found["machine"]
-    for key in sorted({(r["notebook"], r["threads"], r["code"]) for r in found["runs"]}):
-        chosen = [r for r in found["runs"] if (r["notebook"], r["threads"], r["code"]) == key]
-        peaks = [r["peak_memory_mb"] for r in chosen if "error" not in r]
-        name, threads, code = key
-        tried = ", ".join(str(r["seed"]) for r in chosen)
-        held = f"{len(peaks)} of {len(chosen)}"
-        rows.append([titled(name), str(threads), tried, held, spread(peaks), f"`{code}`"])
-    head = ["notebook", "threads", "seeds", "all held", "peak memory (MiB)", "code"]
-    failed = [
-        f"\n\nFailed: {r['notebook']}, seed {r['seed']}, {r['threads']} threads: {r['error']}"
-        for r in found["runs"]
-        if "error" in r
-    ]
-    machine = f"{m['cores']} cores, {m['system']}, Python {m['python']}"
-    made = f"Measured until {found['date']}: {machine}, torch {found['versions']['torch']}."
-    return {"machine": made, "seeds": table(head, rows) + "".join(failed)}
+    groups: dict[tuple, list[dict]] = {}
+    for run in found["runs"]:
+        key = (f"`{run['notebook']}`", str(run["threads"]), f"`{run['code']}`")
+        groups.setdefault(key, []).append(run)
+    rows = []
+    for key, runs in groups.items():
+        peaks = [run["peak_memory_mb"] for run in runs if "error" not in run]
+        failures = "; ".join(f"seed {r['seed']}: {r['error']}" for r in runs if "error" in r)
+        tried = ", ".join(str(run["seed"]) for run in runs)
+        rows.append([*key, tried, failures or "all", spread(peaks)])
+    m, torch = found["machine"], found["versions"]["torch"]
+    machine = f"{m['cores']} cores, {m['system']}, Python {m['python']}, torch {torch}"
+    head = ["notebook", "threads", "code", "seeds", "held", "peak memory (MiB)"]
+    return {"machine": f"Until {found['date']}: {machine}.", "seeds": table(head, rows)}

@@ -8,6 +8,7 @@ failed. With ``--together 2`` two runs share the machine.
 """
 
 import argparse
+import itertools
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
@@ -17,38 +18,32 @@ from tools import catalogue
 
 
 def run(job: tuple[str, int, int]) -> dict:
-    """Peak memory of a notebook with a seed and so many threads, or the ``error`` it ended with."""
-    name, seed, threads = job
-    code = measure.code_digest(catalogue.find(name).source)
+    """Peak memory of a notebook with so many threads and a seed, or the ``error`` it ended with."""
+    name, threads, seed = job
     found = notebook_runtime.run(name, seed, threads)
     kept = {key: found[key] for key in ("error", "peak_memory_mb") if key in found}
-    print(name, f"seed {seed}, {threads} threads:", kept, flush=True)
-    figures = {"notebook": name, "seed": seed, "threads": threads, "code": code}
-    return figures | {"date": date.today().isoformat()} | kept
+    print(f"{name}, seed {seed}, {threads} threads: {kept}", flush=True)
+    code = measure.code_digest(catalogue.find(name).source)
+    head = {"notebook": name, "seed": seed, "threads": threads, "code": code}
+    return head | {"date": date.today().isoformat()} | kept
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    files = catalogue.files()
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {files}; all if none")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="all if none")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--together", type=int, default=1)
     given = parser.parse_args()
-    jobs = [
-        (name, seed, threads)
-        for name in given.names or files
-        for threads in given.threads
-        for seed in range(given.seeds)
-    ]
+    jobs = itertools.product(given.names or catalogue.files(), given.threads, range(given.seeds))
     with ThreadPoolExecutor(given.together) as pool:
         fresh = list(pool.map(run, jobs))
     newest = {}
     for each in [*measure.load("seeds")["runs"], *fresh]:
         newest[each["notebook"], each["threads"], each["seed"]] = each
-    head = measure.origin(__spec__.name, ["torch", "pyro-ppl"])
-    runs = [newest[key] for key in sorted(newest)]
-    measure.write(measure.place("seeds"), head | {"runs": runs})
+    stored = measure.origin(__spec__.name, ["torch", "pyro-ppl"])
+    stored["runs"] = [newest[key] for key in sorted(newest)]
+    measure.write(measure.place("seeds"), stored)
     return int(any("error" in each for each in fresh))
 
 

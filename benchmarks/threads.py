@@ -10,11 +10,10 @@ Settings alternate within each repetition. Fills benchmarks/THREADS.md.
 import itertools
 import statistics
 
-from benchmarks import measure
+from benchmarks import measure, report
 from tools.catalogue import table
 from tools.marked import fill
 
-REPETITIONS = 5
 PAGE = measure.HERE / "THREADS.md"
 SETTINGS = {
     "1 thread": {"OMP_NUM_THREADS": "1"},
@@ -22,7 +21,6 @@ SETTINGS = {
     "2 threads, passive waiting": {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"},
     "2 threads, short spinning": {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "10000"},
 }
-NETWORKS = {"wide": "`var_mod`", "small": "the wine notebook and `flows`"}  # and whose size it is
 STEP = """
 import json, sys, time, torch
 wide = sys.argv[1] == "wide"
@@ -39,70 +37,31 @@ for step in range(steps + 20):
     optimiser.step()
 print(json.dumps({"seconds": time.perf_counter() - start}))
 """
-Times = dict[tuple[str, bool, str], list[float]]  # seconds by network, busy core, setting
 
 
-def measured() -> Times:
-    """Time every training in processes of its own, beside a busy loop and alone."""
-    times: Times = {}
-    for _ in range(REPETITIONS):
-        for network, busy, name in itertools.product(NETWORKS, (False, True), SETTINGS):
-            with measure.busy(busy):
-                found = measure.run_alone("-c", STEP, network, **SETTINGS[name])
-            times.setdefault((network, busy, name), []).append(found["seconds"])
-    return times
-
-
-def ratio(times: Times, network: str, busy: bool, name: str) -> float:
-    """A setting's median over that of the best setting of its column."""
-    medians = {each: statistics.median(times[network, busy, each]) for each in SETTINGS}
-    return medians[name] / min(medians.values())
-
-
-def column(times: Times, network: str, busy: bool, name: str) -> list[str]:
-    """Seconds and ratio of one setting."""
-    values = times[network, busy, name]
-    low, middle, high = min(values), statistics.median(values), max(values)
-    seconds = f"{middle:.2f} ({low:.2f} to {high:.2f})"
-    return [seconds, f"{ratio(times, network, busy, name):.2f}"]
-
-
-def advice(times: Times, network: str) -> str:
-    """Which of the course's two settings stays near the best."""
-    worst = {
-        name: max(ratio(times, network, busy, name) for busy in (False, True))
-        for name in ("1 thread", "2 threads, passive waiting")
-    }
-    found = ", ".join(f"{name} {value:.2f}" for name, value in worst.items())
-    best = min(worst, key=worst.__getitem__)
-    return (
-        f"The {network} network, size of {NETWORKS[network]}: at worst {found} times the best of "
-        f"a column, so use {best}."
-    )
-
-
-def parts(times: Times, head: dict) -> dict[str, str]:
-    """The generated parts of THREADS.md."""
-    found = {
-        network: table(
-            ["", "idle", "ratio", "busy", "ratio"],
-            [
-                [name, *column(times, network, False, name), *column(times, network, True, name)]
-                for name in SETTINGS
-            ],
-        )
-        for network in NETWORKS
-    }
-    made = head["machine"]
-    found["machine"] = (
+def main() -> None:
+    times: dict[tuple, dict[str, list[float]]] = {}
+    cases = list(itertools.product(("wide", "small"), (False, True), SETTINGS))
+    for network, busy, name in cases * measure.REPETITIONS:
+        with measure.busy(busy):
+            found = measure.run_alone("-c", STEP, network, **SETTINGS[name])
+        times.setdefault((network, busy), {}).setdefault(name, []).append(found["seconds"])
+    parts = {}
+    for network in ("wide", "small"):
+        rows = [[name] for name in SETTINGS]
+        for busy, row in itertools.product((False, True), rows):
+            medians = {name: statistics.median(v) for name, v in times[network, busy].items()}
+            row += [report.spread(times[network, busy][row[0]])]
+            row += [report.number(medians[row[0]] / min(medians.values()))]
+        parts[network] = table(["", "idle", "ratio", "busy", "ratio"], rows)
+    head = measure.origin(__spec__.name, ["torch"])
+    made, torch = head["machine"], head["versions"]["torch"]
+    parts["machine"] = (
         f"Measured on {head['date']}: {made['cores']} cores, {made['system']}, Python "
-        f"{made['python']}, torch {head['versions']['torch']}."
+        f"{made['python']}, torch {torch}."
     )
-    found["advice"] = " ".join(advice(times, network) for network in NETWORKS)
-    return found
+    PAGE.write_text(fill(PAGE.read_text(encoding="utf-8"), parts), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    page = PAGE.read_text(encoding="utf-8")
-    filled = fill(page, parts(measured(), measure.origin(__spec__.name, ["torch"])))
-    PAGE.write_text(filled, encoding="utf-8")
+    main()

@@ -1,14 +1,13 @@
 """Score the models of the wine notebook as the literature does: on random 90/10 splits.
 
     python -m benchmarks.wine_splits    # writes benchmarks/wine_splits.json
-    python -m benchmarks.wine_splits fit_linear --splits 3    # prints only
 
 Twins are torn apart by such splits (see the notebook), so the figures are comparable with the
 published ones and with nothing else. Forty splits, in two groups of twenty: the second shows how
 much another choice of splits would change.
 """
 
-import argparse
+import itertools
 from pathlib import Path
 
 import course_utils  # noqa: F401 - before torch: it decides how threads wait
@@ -42,26 +41,17 @@ def score(fit, split: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="*", help=f"of {MODELS}; all, and stored, if none")
-    parser.add_argument("--splits", type=int, default=20)
-    arguments = parser.parse_args()
     torch.set_num_threads(1)
     book = catalogue.find("wine")
     fits = definitions(book.file)
-    runs: dict[str, dict[str, list]] = {}
-    for name in arguments.models or MODELS:
-        for group, splits in GROUPS.items():
-            chosen = list(splits)[: arguments.splits]
-            values = torch.tensor([score(getattr(fits, name), split) for split in chosen])
-            (centre, density), (error, density_error) = (v.tolist() for v in mean_and_error(values))
-            print(f"{name:20s} {group:6s} RMSE {centre:.4f} ± {error:.4f}, ", end="")
-            print(f"log density {density:.4f} ± {density_error:.4f}", flush=True)
-            runs.setdefault(name, {})[group] = [[round(v, 4) for v in r] for r in values.tolist()]
-    if not arguments.models:
-        code = measure.code_digest(Path(__file__), book.source)
-        head = measure.origin(__spec__.name, ["torch", "pyro-ppl"])
-        measure.write(measure.place("wine_splits"), head | {"code": code, "runs": runs})
+    runs: dict[str, dict[str, list]] = {name: {} for name in MODELS}
+    for name, group in itertools.product(MODELS, GROUPS):
+        values = torch.tensor([score(getattr(fits, name), split) for split in GROUPS[group]])
+        print(name, group, "mean and error of RMSE and log density:", mean_and_error(values))
+        runs[name][group] = [[round(v, 4) for v in row] for row in values.tolist()]
+    stored = measure.origin(__spec__.name, ["torch", "pyro-ppl"])
+    stored |= {"code": measure.code_digest(Path(__file__), book.source), "runs": runs}
+    measure.write(measure.place("wine_splits"), stored)
 
 
 if __name__ == "__main__":

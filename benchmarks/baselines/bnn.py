@@ -1,6 +1,6 @@
 """The mean-field network of the wine notebook beside what a reader would use instead.
 
-    build/baselines/bin/python -m benchmarks.baselines.bnn [--quick]    # about 6 minutes
+    python -m benchmarks.baselines.bnn [--size quick]    # about 6 minutes
 
 All competitors get the same wines (seed k: test fold k of five, twins kept together), the same
 standardisation, and the same network: asinh, 11-50-1, SiLU, one Gaussian per weight, one noise
@@ -11,7 +11,7 @@ scale. The notebook's function and its floor use all wines in every step; the ot
 import itertools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from types import SimpleNamespace
 
 import course_utils  # noqa: F401 - before torch: it decides how threads wait
 
@@ -41,32 +41,25 @@ EPOCHS, BATCH, PEER_RATE = 150, 64, 0.01
 DRAWS = 200
 
 
-class Wines(NamedTuple):
-    """Standardised features (n, d), targets (n,) in training's scales or in quality points."""
+def load(seed: int) -> SimpleNamespace:
+    """Test fold ``seed``, and validation wines out of the rest, as in the notebook.
 
-    x_train: Tensor
-    y_train: Tensor
-    x_val: Tensor
-    y_val: Tensor  # quality points
-    x_test: Tensor
-    y_test: Tensor  # quality points
-    target: tuple[Tensor, Tensor]  # mean and scale of training's scores, quality points
-
-
-def load(seed: int) -> Wines:
-    """Test fold ``seed``, and validation wines out of the rest, as in the notebook."""
+    Features (n, d) are standardised by the training wines, and so is ``y_train`` (n,); ``y_val``
+    and ``y_test`` are in quality points, as are ``target``: mean and scale of training's scores.
+    """
     wine = load_wine_quality("red")
     groups = duplicate_groups(wine.x)
     fold = nb.deal_folds(groups, folds=5, seed=0)
     test, rest = (held.nonzero().squeeze() for held in (fold == seed % 5, fold != seed % 5))
     parts = split_indices(len(rest), fractions=(0.85, 0.15, 0), groups=groups[rest], seed=seed)
-    train, validation = rest[parts.train], rest[parts.validation]
-    x_train, x_val, x_test = (
-        nb.standardise(wine.x[rows], wine.x[train]) for rows in (train, validation, test)
+    train, val = rest[parts.train], rest[parts.validation]
+    data = SimpleNamespace(y_val=wine.y[val], y_test=wine.y[test])
+    data.x_train, data.x_val, data.x_test = (
+        nb.standardise(wine.x[rows], wine.x[train]) for rows in (train, val, test)
     )
-    y_train = nb.standardise(wine.y[train], wine.y[train])
-    target = wine.y[train].mean(), wine.y[train].std()
-    return Wines(x_train, y_train, x_val, wine.y[validation], x_test, wine.y[test], target)
+    data.y_train = nb.standardise(wine.y[train], wine.y[train])
+    data.target = wine.y[train].mean(), wine.y[train].std()
+    return data
 
 
 def batches(x: Tensor, y: Tensor, size: int | None, epochs: int):
@@ -94,9 +87,8 @@ def notebook(x, y, seed, epochs, size, watch):
             watch(lambda: [pyro.param(name).detach().clone() for name in ("loc", "scale")])
         nb.bnn_model(*given)
 
-    nb.train_svi(
-        x, y, seed=seed, hidden=HIDDEN, steps=epochs, rate=RATE, noisy=False, model=watched
-    )
+    options = {"hidden": HIDDEN, "rate": RATE, "noisy": False}
+    nb.train_svi(x, y, seed=seed, steps=epochs, model=watched, **options)
     return from_posterior
 
 
@@ -172,72 +164,61 @@ def usual(x, y, seed, epochs, size, watch):
     return predict
 
 
-def sizes_and_priors(d: int) -> list[tuple[tuple[int, int], float]]:
+def shapes(d: int) -> list[tuple[tuple[int, int], float]]:
     """Per layer its size and the notebook's prior scale: these libraries know one per layer."""
     return [((d, HIDDEN), 2 * d**-0.5), ((HIDDEN, 1), 2 * HIDDEN**-0.5)]
 
 
-class Layers(NamedTuple):
-    """A network of Bayesian layers, its KL term, and means and scales of a layer's factors."""
+def factors(layer: nn.Module):
+    """Mean and scale of weights and biases, by the names that the libraries give them."""
+    own, found = dict(layer.named_parameters()), {}
+    for name, mean in own.items():
+        for other, scale in (("rho", nn.functional.softplus), ("log_sigma", torch.exp)):
+            if "mu" in name and (partner := name.replace("mu", other)) in own:
+                found[mean.data_ptr()] = mean, scale(own[partner])  # blitz names each twice
+    return found.values()
 
-    net: nn.Sequential
-    kl: Callable[[], Tensor]
-    factors: Callable[[nn.Module], list[tuple[Tensor, Tensor]]]
 
-
-def bayesian_torch(d: int) -> Layers:
+def bayesian_torch(d: int):
     """Its prior_variance is used as a scale, and its KL is a mean over weights: both mended."""
     from bayesian_torch.layers import LinearReparameterization
 
-    layers = [LinearReparameterization(*size, prior_variance=p) for size, p in sizes_and_priors(d)]
+    first, last = layers = [
+        LinearReparameterization(*size, prior_variance=prior) for size, prior in shapes(d)
+    ]
     for layer in layers:
         layer.dnn_to_bnn_flag = True  # forward returns the output alone
-
-    def factors(layer):
-        parts = [(layer.mu_weight, layer.rho_weight), (layer.mu_bias, layer.rho_bias)]
-        return [(mu, torch.log1p(rho.exp())) for mu, rho in parts]
 
     def kl():
         total = 0.0
         for layer in layers:
-            priors = [(layer.prior_weight_mu, layer.prior_weight_sigma),
-                      (layer.prior_bias_mu, layer.prior_bias_sigma)]  # fmt: skip
-            for (mu, sigma), prior in zip(factors(layer), priors, strict=True):
-                total += layer.kl_div(mu, sigma, *prior) * mu.numel()
+            priors = (layer.prior_weight_sigma, layer.prior_bias_sigma)
+            for (loc, scale), prior in zip(factors(layer), priors, strict=True):
+                total += layer.kl_div(loc, scale, torch.zeros_like(loc), prior) * loc.numel()
         return total
 
-    return Layers(nn.Sequential(layers[0], nn.SiLU(), layers[1]), kl, factors)
+    return nn.Sequential(first, nn.SiLU(), last), kl
 
 
-def blitz(d: int) -> Layers:
+def blitz(d: int):
     """Its KL term is an estimate from the draw of the forward pass."""
     from blitz.losses import kl_divergence_from_nn
     from blitz.modules import BayesianLinear
 
     first, last = (
-        BayesianLinear(*size, prior_sigma_1=p, prior_pi=1) for size, p in sizes_and_priors(d)
+        BayesianLinear(*size, prior_sigma_1=prior, prior_pi=1) for size, prior in shapes(d)
     )
     net = nn.Sequential(first, nn.SiLU(), last)
-
-    def factors(layer):
-        samplers = (layer.weight_sampler, layer.bias_sampler)
-        return [(each.mu, nn.functional.softplus(each.rho)) for each in samplers]
-
-    return Layers(net, lambda: kl_divergence_from_nn(net), factors)
+    return net, lambda: kl_divergence_from_nn(net)
 
 
-def torchbnn(d: int) -> Layers:
+def torchbnn(d: int):
     """Its posterior starts as wide as the prior."""
     from torchbnn import BayesLinear, BKLLoss
 
-    first, last = (BayesLinear(0.0, p, *size) for size, p in sizes_and_priors(d))
+    first, last = (BayesLinear(0.0, prior, *size) for size, prior in shapes(d))
     net, loss = nn.Sequential(first, nn.SiLU(), last), BKLLoss(reduction="sum")
-
-    def factors(layer):
-        return [(layer.weight_mu, layer.weight_log_sigma.exp()),
-                (layer.bias_mu, layer.bias_log_sigma.exp())]  # fmt: skip
-
-    return Layers(net, lambda: loss(net)[0], factors)
+    return net, lambda: loss(net)[0]
 
 
 def library(make):
@@ -245,7 +226,7 @@ def library(make):
 
     def train(x, y, seed, epochs, size, watch):
         torch.manual_seed(seed)
-        net, kl, _ = make(x.shape[1])
+        net, kl = make(x.shape[1])
         net.log_noise = nn.Parameter(torch.zeros(()))  # Sequential.forward would call a module
         adam = torch.optim.Adam(net.parameters(), PEER_RATE)
         for xb, yb in batches(x.asinh(), y, size, epochs):
@@ -266,20 +247,12 @@ def library(make):
     return train
 
 
-class Competitor(NamedTuple):
-    """How to train: all rows (size None) or batches, for so many epochs."""
-
-    train: Callable
-    size: int | None
-    epochs: int
-
-
 MAKERS = {"bayesian-torch": bayesian_torch, "blitz": blitz, "torchbnn": torchbnn}
-COMPETITORS = {
-    "notebook": Competitor(notebook, None, STEPS),
-    "bare PyTorch": Competitor(bare, None, STEPS),
-    "usual Pyro style": Competitor(usual, BATCH, EPOCHS),
-    **{name: Competitor(library(make), BATCH, EPOCHS) for name, make in MAKERS.items()},
+COMPETITORS = {  # how to train, on batches of which size (None: all rows), for how many epochs
+    "notebook": (notebook, None, STEPS),
+    "bare PyTorch": (bare, None, STEPS),
+    "usual Pyro style": (usual, BATCH, EPOCHS),
+    **{name: (library(make), BATCH, EPOCHS) for name, make in MAKERS.items()},
 }
 
 
@@ -288,11 +261,11 @@ def check(name: str, x: Tensor, y: Tensor) -> None:
     torch.manual_seed(0)
     prior = nb.weight_prior(x, HIDDEN, False)
     if name in MAKERS:
-        net, kl, factors = MAKERS[name](x.shape[1])
+        net, kl = MAKERS[name](x.shape[1])
         assert net(x).shape == (len(x), 1) and not torch.equal(net(x), net(x))
         exact = sum(
             kl_divergence(dist.Normal(loc, scale), dist.Normal(0.0, p)).sum()
-            for layer, (_, p) in zip((net[0], net[2]), sizes_and_priors(x.shape[1]), strict=True)
+            for layer, (_, p) in zip(net[::2], shapes(x.shape[1]), strict=True)
             for loc, scale in factors(layer)
         )
         estimates = torch.stack([(net(x[:1]), kl())[1].detach() for _ in range(400)])
@@ -342,17 +315,17 @@ def step_seconds(train, x: Tensor, y: Tensor, rounds: int) -> tuple[float, float
     return own, floor
 
 
-def one(name: str, seed: int, *, quick: bool, full: bool) -> dict:
+def one(name: str, seed: int, size: str) -> dict:
     """Check, train and judge one competitor; a step is timed on all wines for everybody."""
     torch.set_num_threads(1)
-    data, (train, size, epochs) = load(seed), COMPETITORS[name]
+    data, (train, batch, epochs) = load(seed), COMPETITORS[name]
     x, y = data.x_train, data.y_train
     check(name, x, y)
-    epochs, rounds, draws = (epochs // 10, 1, 20) if quick else (epochs, 7, DRAWS)
+    epochs, rounds, draws = (epochs // 10, 1, 20) if size == "quick" else (epochs, 7, DRAWS)
     own, floor = step_seconds(train, x, y, rounds)
-    total = epochs if size is None else epochs * math.ceil(len(y) / size)
+    total = epochs if batch is None else epochs * math.ceil(len(y) / batch)
     watch = measure.Watch(every=max(1, total // 40))
-    predict = train(x, y, seed, epochs, size, watch)
+    predict = train(x, y, seed, epochs, batch, watch)
 
     def judge(state, x_new, observed):
         return score(predict, state, x_new, observed, data.target, draws)
@@ -371,11 +344,6 @@ def one(name: str, seed: int, *, quick: bool, full: bool) -> dict:
 
 
 if __name__ == "__main__":
-    measure.command(
-        __spec__,
-        COMPETITORS,
-        one,
-        sources=[BOOK.source],
-        packages=["torch", "pyro-ppl", "bayesian-torch", "blitz-bayesian-pytorch", "torchbnn"],
-        minutes="about 6 minutes",
-    )
+    sources = [BOOK.source]
+    packages = ["torch", "pyro-ppl", "bayesian-torch", "blitz-bayesian-pytorch", "torchbnn"]
+    measure.command(__spec__, COMPETITORS, one, sources=sources, packages=packages)

@@ -1,6 +1,6 @@
-"""The flows of the notebook beside those of libraries, on densities whose entropy is known.
+"""The flows of the notebook beside those of libraries, on densities that are known.
 
-    build/baselines/bin/python -m benchmarks.baselines.flows [--quick]    # about 20 minutes
+    python -m benchmarks.baselines.flows [--size quick]    # about 20 minutes
 
 All get the same points and the same standardisation. Each peer is trained by the notebook's own
 loop (one cycle, clipped gradients, moved points, the best validation score is kept), because its
@@ -9,6 +9,7 @@ timed in turn with a step of the notebook's best flow, and it gets as many steps
 time of that flow's training. One thread.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,19 +31,6 @@ GLOBALS = nb.fit_flow.__globals__
 GLOBALS["device"] = torch.device("cpu")  # the notebook sets it in a cell
 BUILD, MEAN_NLL = nb.build_flow, nb.mean_nll
 N_TRAIN, N_VAL, N_TEST = 10_000, 2_000, 10_000
-
-
-class Taught(NamedTuple):
-    """A flow of the notebook, with the numbers of its call there."""
-
-    kind: str
-    components: int
-    steps: int
-    rate: float = 1e-2
-    batch: int = 1024
-
-    def build(self, x: Tensor, seed: int) -> nn.Module:
-        return BUILD(self.kind, x, self.components, seed)
 
 
 class Wrapped(nn.Module):
@@ -139,26 +127,32 @@ class NormFlows(Wrapped):
         return self.flow.sample(n)[0]
 
 
-class Peer(NamedTuple):
-    """A library's flow; it gets as many steps as fit into the time of the notebook's best."""
+class Competitor(NamedTuple):
+    """A flow of points and a seed, and how the notebook's loop trains it."""
 
-    make: type[Wrapped]
+    build: Callable[[Tensor, int], nn.Module]
     rate: float = 5e-3
     batch: int = 512
-    steps: int | None = None
-
-    def build(self, x: Tensor, seed: int) -> nn.Module:
-        return self.make(x)
+    steps: int | None = None  # as many as fit into the time of the notebook's best
 
 
-BEST = Taught("spline", components=32, steps=800)
+def taught(kind: str, components: int, **numbers) -> Competitor:
+    """A flow of the notebook, with the numbers of its call there."""
+    return Competitor(lambda x, seed: BUILD(kind, x, components, seed), rate=1e-2, **numbers)
+
+
+def library(make: type[Wrapped], **numbers) -> Competitor:
+    return Competitor(lambda x, seed: make(x), **numbers)
+
+
+BEST = taught("spline", components=32, steps=800, batch=1024)
 COMPETITORS = {
     "notebook, best": BEST,
-    "notebook, RealNVP": Taught("realnvp", components=1, steps=1500, batch=512),
-    "zuko": Peer(Zuko),
-    "nflows": Peer(NFlows),
-    "normflows": Peer(NormFlows, rate=2e-3),  # its 32 unbounded scales overflow at more
-    "Pyro": Peer(Pyro),
+    "notebook, RealNVP": taught("realnvp", components=1, steps=1500),
+    "zuko": library(Zuko),
+    "nflows": library(NFlows),
+    "normflows": library(NormFlows, rate=2e-3),  # its 32 unbounded scales overflow at more
+    "Pyro": library(Pyro),
 }
 
 
@@ -192,7 +186,7 @@ def train(competitor, x_train: Tensor, x_val: Tensor, steps: int, seed: int):
     return flow, watch
 
 
-def mass(flow: nn.Module, x: Tensor, points: int = 600) -> float:
+def mass(flow: nn.Module, x: Tensor, points: int) -> float:
     """The integral of the flow's density, seven scales of the points x to each side."""
     (left, bottom), (right, top) = (x.mean(0) + side * x.std(0) for side in (-7, 7))
     box = tuple(float(edge) for edge in (left, right, bottom, top))
@@ -204,10 +198,10 @@ def mass(flow: nn.Module, x: Tensor, points: int = 600) -> float:
         return nb.integrate(log_prob, box, points)
 
 
-def check(flow: nn.Module, x: Tensor, tolerance: float = 0.03) -> float:
+def check(flow: nn.Module, x: Tensor, tolerance: float = 0.03, points: int = 600) -> float:
     """One number per point, and their integral, which must be one. Raises AssertionError if not."""
     assert flow.log_prob(x[:7]).shape == (7,) and flow.sample(7).shape == (7, 2)
-    found = mass(flow, x)
+    found = mass(flow, x, points)
     assert abs(found - 1) < tolerance, found
     return found
 
@@ -259,21 +253,16 @@ def fit(competitor, density: Density, seed: int, *, quick: bool, speed: bool) ->
     return result
 
 
-def one(name: str, seed: int, *, quick: bool, full: bool) -> dict:
+def one(name: str, seed: int, size: str) -> dict:
     """Check, train and judge one competitor on all densities."""
     torch.set_num_threads(1)
     return {
-        place: fit(COMPETITORS[name], density, seed, quick=quick, speed=place == "moons")
+        place: fit(COMPETITORS[name], density, seed, quick=size == "quick", speed=place == "moons")
         for place, density in DENSITIES.items()
     }
 
 
 if __name__ == "__main__":
-    measure.command(
-        __spec__,
-        COMPETITORS,
-        one,
-        sources=[Path(__file__).with_name("densities.py"), BOOK.source],
-        packages=["torch", "pyro-ppl", "zuko", "nflows", "normflows"],
-        minutes="about 20 minutes",
-    )
+    sources = [Path(__file__).with_name("densities.py"), BOOK.source]
+    packages = ["torch", "pyro-ppl", "zuko", "nflows", "normflows"]
+    measure.command(__spec__, COMPETITORS, one, sources=sources, packages=packages)
