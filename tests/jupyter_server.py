@@ -13,6 +13,8 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tools import present
+
 PATIENCE = 600  # seconds until something counts as hanging, on however slow a machine
 TOKEN = "test"
 
@@ -63,19 +65,12 @@ def jupyterlab(
     settings: dict | None = None,
     env: dict[str, str] | None = None,
 ):
-    """Serve a folder; yields the address until the block ends.
+    """Serve a folder, with ``SETTINGS`` and others by plug-in; yields the address.
 
-    Args:
-        folder: What the browser sees as the root.
-        state: A folder for configuration, settings, workspaces and the log.
-        options: Further options of ``jupyter lab``.
-        settings: User settings by plug-in, added to ``SETTINGS``.
-        env: Variables for server and kernels, added to those of this process.
+    ``state`` is for configuration, settings, workspaces and the log. Variables of ``env`` are added
+    to those of this process.
     """
-    for name, values in (SETTINGS | (settings or {})).items():
-        path = state / "settings" / f"{name}.jupyterlab-settings"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(values), encoding="utf-8")
+    present.write_settings(state / "settings", SETTINGS | (settings or {}))
     # ipykernel chooses the backend that shows figures only where nothing else is asked for.
     environment = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}
     for part in ("CONFIG", "DATA", "RUNTIME"):

@@ -31,9 +31,9 @@ SETTINGS = {
 }
 
 
-def write_settings(folder: Path) -> None:
-    """Put the settings where JupyterLab looks for those of a user."""
-    for name, values in SETTINGS.items():
+def write_settings(folder: Path, settings: dict) -> None:
+    """Put settings where JupyterLab looks for those of a user."""
+    for name, values in settings.items():
         path = folder / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values), encoding="utf-8")
@@ -43,7 +43,7 @@ def main() -> None:
     name, *options = sys.argv[1:] or [""]
     notebook = catalogue.find(name)
     shutil.rmtree(STATE / "workspaces", ignore_errors=True)  # it would open the last one, too
-    write_settings(STATE / "settings")
+    write_settings(STATE / "settings", SETTINGS)
     os.environ["JUPYTERLAB_SETTINGS_DIR"] = str(STATE / "settings")
     os.environ["JUPYTERLAB_WORKSPACES_DIR"] = str(STATE / "workspaces")
     command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={notebook.built.parent}"]

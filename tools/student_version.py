@@ -14,7 +14,6 @@ from pathlib import Path
 
 import nbformat
 from nbconvert.preprocessors import TagRemovePreprocessor
-from nbformat import NotebookNode
 
 from tools import catalogue, create_venv, notebook_sources, run_notebook
 
@@ -49,11 +48,6 @@ The slides are in `slides/`.
 """
 
 
-def strip(notebook: NotebookNode) -> NotebookNode:
-    """The notebook of a source, which has no outputs, without its solutions."""
-    return TagRemovePreprocessor(remove_cell_tags={"solution"}).preprocess(notebook, {})[0]
-
-
 def start_page() -> str:
     """What to install, and where to begin."""
     rows = [
@@ -68,8 +62,8 @@ def start_page() -> str:
     )
 
 
-def copy_course(target: Path) -> None:
-    """Everything else that a student needs."""
+def write(target: Path) -> list[Path]:
+    """Write the student's version into an empty folder; return its notebooks."""
     for name in NEEDED:
         source, copied = ROOT / name, target / name
         copied.parent.mkdir(parents=True, exist_ok=True)
@@ -78,16 +72,13 @@ def copy_course(target: Path) -> None:
         else:
             shutil.copy(source, copied)
     (target / "README.md").write_text(start_page(), encoding="utf-8")
-
-
-def write(target: Path) -> list[Path]:
-    """Write the student's version into an empty folder; return its notebooks."""
-    copy_course(target)
     (target / "notebooks").mkdir()
     written = []
+    strip = TagRemovePreprocessor(remove_cell_tags={"solution"})  # a source has no outputs
     for name in catalogue.files():
+        notebook, _ = strip.preprocess(notebook_sources.read(name), {})
         written.append(target / "notebooks" / f"{name}.ipynb")
-        nbformat.write(strip(notebook_sources.read(name)), written[-1])
+        nbformat.write(notebook, written[-1])
     return written
 
 
