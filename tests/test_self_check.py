@@ -88,7 +88,7 @@ def test_little_memory_is_a_warning_that_states_the_largest_notebook(capsys, mon
 
 ABSENT = report.metadata.PackageNotFoundError("course-utils")
 KERNEL = (KernelSpecManager, "get_kernel_spec")
-NO_ROOM = "No space left"
+OTHER, NO_ROOM = KernelSpec(argv=[__file__]), "No space left"
 TROUBLES = {  # what is broken, and how; the line that notices it; its words
     "device": (runtime, "present_devices", raising(ImportError("no torch")), "device", "no torch"),
     "disk": (report.tempfile, "TemporaryFile", raising(OSError(NO_ROOM)), "writing", NO_ROOM),
@@ -96,12 +96,7 @@ TROUBLES = {  # what is broken, and how; the line that notices it; its words
     "pins": (Path, "read_text", raising(FileNotFoundError("gone")), "packages", "gone"),
     "install": (report.metadata, "requires", raising(ABSENT), "packages", "course-utils"),
     "no kernel": (*KERNEL, raising(NoSuchKernel("python3")), "kernel", "NoSuchKernel"),
-    "other kernel": (
-        *KERNEL,
-        lambda *args: KernelSpec(argv=[__file__]),
-        "kernel",
-        f"runs {__file__}",
-    ),
+    "other kernel": (*KERNEL, lambda *args: OTHER, "kernel", f"runs {__file__}"),
 }
 
 
