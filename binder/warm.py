@@ -1,23 +1,24 @@
 """Do once, while an image is built, what every student would wait for.
 
-    python binder/warm.py [PREFIX]
+    python -m binder.warm [PREFIX]
 
 Runs the first cells of every notebook (byte code, matplotlib's font cache, IPython's profile), and
-puts the settings that open JupyterLab at the start page into PREFIX (default: this Python's).
+puts the settings of JupyterLab and its server into PREFIX (default: this Python's).
 """
 
 import shutil
 import sys
 from pathlib import Path
 
+from nbformat import NotebookNode
+
 from tools import catalogue, notebook_sources, run_notebook
 
 BINDER = Path(__file__).resolve().parent
-
-
 SETTINGS = {
     "overrides.json": "share/jupyter/lab/settings/overrides.json",
     "server.json": "etc/jupyter/jupyter_server_config.json",
+    "jupyter_server_config.py": "etc/jupyter/jupyter_server_config.py",
 }
 
 
@@ -28,18 +29,20 @@ def configure(prefix: Path) -> None:
         shutil.copyfile(BINDER / name, prefix / place)
 
 
-def run_head(name: str) -> float:
-    """Run a notebook up to its parameters; return the seconds it took."""
+def head(name: str) -> NotebookNode:
+    """A notebook up to its parameters."""
     notebook = notebook_sources.read(name)
-    tagged = [i for i, c in enumerate(notebook.cells) if "parameters" in c.metadata.get("tags", [])]
-    notebook.cells = notebook.cells[: tagged[0] + 1]
-    return run_notebook.execute(notebook)
+    tags = [notebook_sources.tags(cell) for cell in notebook.cells]
+    end = next(i for i, each in enumerate(tags) if "parameters" in each)
+    notebook.cells = notebook.cells[: end + 1]
+    return notebook
 
 
 def main() -> None:
     configure(Path(sys.argv[1] if len(sys.argv) > 1 else sys.prefix))
     for name in catalogue.files():
-        print(f"course: the first cells of {name} take {run_head(name):.1f} s", flush=True)
+        seconds = run_notebook.execute(head(name))
+        print(f"course: the first cells of {name} take {seconds:.1f} s", flush=True)
 
 
 if __name__ == "__main__":
