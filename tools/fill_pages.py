@@ -6,7 +6,8 @@ python -m tools.fill_pages
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import measure, report
+from benchmarks import classes, measure, report
+from binder import rehearse
 from slides import lecture
 from tools import catalogue, mistakes
 from tools.catalogue import Notebook, table
@@ -69,6 +70,9 @@ PAGES: dict[str, Callable[[], dict[str, str]]] = {
     },
     "benchmarks/RESULTS.md": lambda: report.results(report.load()),
     "benchmarks/SEEDS.md": lambda: report.seeds(measure.load("seeds")),
+    "benchmarks/CLASSROOM.md": classes.rehearsal,
+    "binder/README.md": rehearse.measured,
+    "docs/classes.md": classes.page,
     "docs/student.md": lambda: {"notebooks": overview("../notebooks/")},
     "docs/instructor.md": guide,
     "docs/slides.md": lambda: {"summary": lecture.summary()},
