@@ -60,7 +60,7 @@ binder: env  ## Build what Binder would build, without Docker, and measure it in
 classroom: env node  ## Rehearse a class of twenty students on a JupyterHub, and write what it takes
 	@$(BIN)/python -m benchmarks.classroom $(ARGS)
 
-benchmarks: env  ## Measure the course beside what else there is (FULL=1: all of MNIST too; NOTEBOOKS=1: each notebook once; QUICK=1: a trial)
+benchmarks: env  ## Measure the course beside its peers (FULL=1: all of MNIST too; NOTEBOOKS=1: each notebook once; QUICK=1: a trial)
 	@[ build/baselines -nt benchmarks/baselines/requirements.txt ] || $(BIN)/python -m pip install --quiet --no-deps --upgrade --target build/baselines --requirement benchmarks/baselines/requirements.txt
 	@for each in bnn vae flows; do PYTHONPATH=build/baselines $(BIN)/python -m benchmarks.baselines.$$each $(QUICK:%=--size quick) || exit 1; done
 	@[ -z "$(FULL)" ] || PYTHONPATH=build/baselines $(BIN)/python -m benchmarks.baselines.vae --size $(if $(QUICK),quick,full)

@@ -43,19 +43,15 @@ def start_up(name: str) -> float:
     return ends[-1]
 
 
-def installed_bytes(folder: Path) -> int:
-    """Size of an environment."""
-    files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-    return sum(path.stat().st_size for path in files)
-
-
 def one(name: str, seed: int, size: str) -> dict:
     """A notebook in one setting (``NAME, SETTING``), or the start-up of all and the size."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
     if name == START:
         seconds = {notebook: start_up(notebook) for notebook in catalogue.files()}
-        return {"seconds": seconds, "bytes": {"all": installed_bytes(Path(sys.prefix))}}
+        files = [path for path in Path(sys.prefix).rglob("*") if path.is_file()]
+        size = sum(path.stat().st_size for path in files if not path.is_symlink())
+        return {"seconds": seconds, "bytes": {"all": size}}
     notebook, _, setting = name.partition(", ")
     threads, beside = SETTINGS[setting]
     with measure.busy(beside):

@@ -13,13 +13,11 @@ from torch import nn
 from benchmarks import measure, report
 from benchmarks.baselines import bnn, densities, flows, vae
 
-LIBRARIES = {"bayesian-torch": "bayesian_torch", "blitz": "blitz", "torchbnn": "torchbnn",
-             "pythae": "pythae", "nflows": "nflows", "normflows": "normflows"}  # fmt: skip
 
-
-def need(name):
-    """Skip a library that is not there; ``PYTHONPATH=build/baselines`` adds them."""
-    pytest.importorskip(LIBRARIES.get(name, "torch"))
+def here(competitors):
+    """Without the libraries that only ``PYTHONPATH=build/baselines`` adds."""
+    absent = [] if find_spec("torchbnn") else {*report.PACKAGES} - {"zuko"}
+    return [name for name in competitors if name not in absent]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -49,10 +47,7 @@ def test_stored_scores_of_the_network_are_those_of_the_code():
 
 
 def judged(seconds, of_floor, quality=-0.9):
-    """Verdicts on a notebook that takes so long with seed 0, and twice as long with seed 1.
-
-    The usual style ends with -1 after 4 s with seed 0, and after 8 s with seed 1.
-    """
+    """Verdicts, if the usual style takes 4 s, and with the other seed both take twice as long."""
     mine = {seed: {"curve": [[0.1, -2], [seconds * (1 + int(seed)), quality]], "of_floor": of_floor}
             for seed in "017"}  # fmt: skip
     usual = {"1": {"curve": [[8, -1.0]]}, "0": {"curve": [[4, -1.0]]}}  # another order, and no 7
@@ -138,9 +133,8 @@ def test_points_come_from_the_density(place):
     assert abs(-density.log_prob(density.sample(50_000, 1)).mean() - entropy) < 0.02
 
 
-@pytest.mark.parametrize("name", bnn.COMPETITORS)
+@pytest.mark.parametrize("name", here(bnn.COMPETITORS))
 def test_bnn_is_what_it_says_and_trains(name):
-    need(name)
     data = bnn.load(0)
     bnn.check(name, data.x_train, data.y_train)
     watch = measure.Watch()
@@ -168,9 +162,8 @@ DIGITS = vae.load_mnist()
 FREQUENCY = DIGITS.x_train.mean(0).clamp(1e-4, 1 - 1e-4)
 
 
-@pytest.mark.parametrize("name", vae.COMPETITORS)
+@pytest.mark.parametrize("name", here(vae.COMPETITORS))
 def test_vae_is_scored_as_known_and_trains(name):
-    need(name)
     x = vae.nb.binarise(DIGITS.x_test[:20])
     vae.check(vae.NEW[name](), x, FREQUENCY)
     fitted, watch, images = vae.COMPETITORS[name](DIGITS.x_train[:300], DIGITS.x_val[:20], 0, 1, 5)
@@ -193,9 +186,8 @@ def test_operations_are_counted_as_by_hand(name):
     assert vae.flops_per_image(model, torch.ones(8, vae.PIXELS)) == by_hand
 
 
-@pytest.mark.parametrize("name", flows.COMPETITORS)
+@pytest.mark.parametrize("name", here(flows.COMPETITORS))
 def test_flow_is_a_density_and_trains(name):
-    need(name)
     competitor, x = flows.COMPETITORS[name], densities.DENSITIES["moons"].sample(1200, 1)
     torch.manual_seed(0)
     rough = 0.2 if name == "Pyro" else 0.03  # its random start is too rough for a grid
