@@ -1,10 +1,10 @@
 """The version without solutions: nothing of them is left, and it works with its own files alone."""
 
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import nbformat
 import pytest
@@ -12,22 +12,6 @@ from nbclient.exceptions import CellExecutionError
 
 from tools import catalogue, create_venv, notebook_sources
 from tools import student_version as student
-
-# A notebook of its own; tests/test_browser.py runs those of the course.
-LESSON = """# %% tags=["parameters"]
-SEED = 0
-
-# %% tags=["exercise"]
-def my_sum(a, b):
-    return ...
-
-# %% tags=["solution"]
-def solution_sum(a, b):
-    return a + b
-
-# %%
-LAST
-"""
 
 
 @pytest.fixture(scope="module")
@@ -80,49 +64,36 @@ def test_students_install_their_folder_without_what_the_tests_need(written, monk
     assert installed[-1][-1] == "."
 
 
-# ------------------------------------------------------------------ running and packing
-
-
-@pytest.fixture
-def lesson(tmp_path, monkeypatch):
-    """A course of one small notebook; returns what hands it out with another last cell."""
-    entry = catalogue.Notebook("lesson", "lesson", "Add", "sums", "begin here", "", [])
-    monkeypatch.setattr(catalogue, "NOTEBOOKS", tmp_path)
-    monkeypatch.setattr(catalogue, "load", lambda: [entry])
-    monkeypatch.setattr(student, "TARGET", tmp_path / "build" / "student")
+def test_what_is_written_is_packed_unless_it_fails(tmp_path, monkeypatch):
+    monkeypatch.setattr(student, "TARGET", tmp_path / "student")
+    monkeypatch.setattr(student, "run", lambda path: 1 / 0)
     monkeypatch.setattr(sys, "argv", ["student_version.py"])
-
-    def hand_out(last: str) -> Path:
-        (tmp_path / "lesson.py").write_text(LESSON.replace("LAST", last), encoding="utf-8")
+    with pytest.raises(ZeroDivisionError):
         student.main()
-        return student.TARGET.with_suffix(".zip")
-
-    return hand_out
-
-
-@pytest.mark.kernel
-def test_it_runs_with_its_own_files_alone_and_is_packed_as_it_was(lesson):
-    archive = lesson(
-        "import course_utils, pathlib\n"
-        "assert pathlib.Path(course_utils.__file__).parents[1] == pathlib.Path.cwd().parent"
-    )
-    with zipfile.ZipFile(archive) as packed:
-        assert {"student/notebooks/lesson.ipynb", "student/README.md"} <= set(packed.namelist())
-        assert not [name for name in packed.namelist() if "cache" in name]
-        assert '"outputs": []' in packed.read("student/notebooks/lesson.ipynb").decode()
+    assert not (tmp_path / "student.zip").exists()
+    sys.argv.append("--no-run")
+    student.main()
+    with zipfile.ZipFile(tmp_path / "student.zip") as packed:
+        files = [path for path in student.TARGET.rglob("*") if path.is_file()]
+        names = {path.relative_to(tmp_path).as_posix() for path in files}
+        assert {name for name in packed.namelist() if not name.endswith("/")} == names
 
 
-READ = "from course_utils import data\ndata.load_wine_quality('red')"
+LESSON = """import course_utils, pathlib
+assert pathlib.Path(course_utils.__file__).parents[1] == pathlib.Path.cwd().parent
+from course_utils.data import load_wine_quality
+load_wine_quality("red")"""
 
 
 @pytest.mark.kernel
-@pytest.mark.parametrize(
-    ("last", "missing"), [("solution_sum(1, 2)", "solution_sum"), (READ, "winequality-red.csv")]
-)
-def test_what_needs_a_solution_or_a_file_that_is_missing_is_not_packed(
-    lesson, monkeypatch, last, missing
-):
-    monkeypatch.setattr(student, "NEEDED", [name for name in student.NEEDED if name != "data"])
-    with pytest.raises(CellExecutionError, match=missing):
-        lesson(last)
-    assert not student.TARGET.with_suffix(".zip").exists()
+def test_a_notebook_runs_with_the_files_beside_it_alone_and_leaves_no_others(tmp_path):
+    """tests/test_browser.py runs those of the course."""
+    student.write(tmp_path)
+    lesson = tmp_path / "notebooks" / "lesson.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(LESSON)]), lesson)
+    before = sorted(tmp_path.rglob("*"))
+    student.run(lesson)
+    assert sorted(tmp_path.rglob("*")) == before
+    shutil.rmtree(tmp_path / "data")
+    with pytest.raises(CellExecutionError, match="FileNotFoundError.*winequality-red.csv"):
+        student.run(lesson)
