@@ -10,12 +10,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from tools import present
 
-PATIENCE = 600  # seconds until something counts as hanging, on however slow a machine
+PATIENCE = 900  # seconds until something counts as hanging, on however slow a machine
 TOKEN = "test"
 
 # Every cell stays in the page, also when it is off screen; no news and no pop-ups.
@@ -85,12 +85,12 @@ def jupyterlab(
     return served(command, address, state / "log", env=environment | (env or {}))
 
 
-def tries(what: str, pause: Callable[[float], None] = time.sleep) -> Iterator[None]:
+def tries(what: str) -> Iterator[None]:
     """Five times a second for ``PATIENCE`` seconds; then a TimeoutError says what never came."""
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         yield
-        pause(0.2)
+        time.sleep(0.2)
     raise TimeoutError(f"{what}: not within {PATIENCE} seconds")
 
 
@@ -107,7 +107,7 @@ def open_in_lab(page, address: str, path: str) -> None:
     page.goto(f"{address}/lab/tree/{path}?token={TOKEN}&reset")
     page.wait_for_selector(".jp-Notebook .jp-Cell")
     # Lab shows an idle kernel before it is connected to it; what is run then is lost.
-    for _ in tries("a connection to the kernel", lambda s: page.wait_for_timeout(s * 1000)):
+    for _ in tries("a connection to the kernel"):
         with contextlib.suppress(urllib.error.HTTPError):  # at times while a kernel is starting
             if any(kernel["connections"] for kernel in json.loads(ask(f"{address}/api/kernels"))):
                 return
