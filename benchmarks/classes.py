@@ -111,7 +111,7 @@ def rehearsal() -> dict[str, str]:
     versions = ", ".join(f"`{name} {number}`" for name, number in stored["versions"].items())
     return {
         "machine": f"Measured on {stored['date']}: {made['cores']} cores, {made['system']}, Python"
-        f" {made['python']}; {versions}. The load average was {stored['load']:.2g} before the start."
+        f" {made['python']}; {versions}. Load average before the start: {stored['load']:.2g}."
         f" The Hub started in {stored['start']:.1f} s. {stored['note']}".strip(),
         "students": table(["", "one student", f"{len(many)} students"], lines),
         "accidents": table(["what", "seconds until it works again"], took),

@@ -66,11 +66,6 @@ def test_post_build_stops_at_the_first_failure(repository, tmp_path):
     assert done.returncode == 7 and len(done.stdout.splitlines()) == 1
 
 
-def test_every_shell_step_can_be_parsed(dockerfile):
-    for step in sum(rehearse.steps(dockerfile), []):
-        subprocess.run(["bash", "-n", "-c", step], check=True)
-
-
 @pytest.mark.browser
 def test_a_browser_sees_the_start_page_and_a_link_opens_a_notebook(tmp_path, monkeypatch):
     """With the settings of the image, and with no address but the server's root."""
@@ -109,10 +104,7 @@ def test_first_cells_run_without_the_others():
 
 def test_the_rehearsal_was_of_what_is_built_today(repository, dockerfile):
     stored = json.loads(rehearse.STORED.read_text(encoding="utf-8"))
-    before, after = rehearse.steps(dockerfile)
-    assert stored["steps that need Docker"] == len(before)
-    assert list(stored["seconds"]) == after
-    assert stored["gigabytes"] <= rehearse.LIMIT
+    assert list(stored["seconds"]) == rehearse.steps(dockerfile)[1]
     assert stored["python"] == rehearse.build_pack(repository).python_version
     pinned = (ROOT / "constraints.txt").read_text().splitlines()
     assert f"torch=={stored['torch'].removesuffix('+cpu')}" in pinned, "Remedy: make binder"

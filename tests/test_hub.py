@@ -179,7 +179,6 @@ def test_killed_kernel_is_announced_and_replaced(kernel):
 def test_killed_hub_finds_kernels_as_they_were(hub, anna, kernel):
     incidents.kill_hub(hub, anna, kernel)
     assert anna.api("GET", "/api/contents").ok  # the token still holds
-    assert listening(hub) == {"127.0.0.1"}
 
 
 def test_killed_server_is_announced_and_replaced(hub, anna):

@@ -15,21 +15,16 @@ from jupyter_client import run_kernel
 from jupyter_client.kernelspec import get_kernel_spec
 
 from benchmarks import classes, measure
-from tools import catalogue, fill_pages
+from tools import catalogue
 
 ROOT = Path(__file__).resolve().parents[1]
 UNIVERSITY = ROOT / "binder" / "university"
 SLURM = UNIVERSITY / "slurm"
 VALUES = yaml.safe_load((UNIVERSITY / "values.yaml").read_text())
 SCHEMA = yaml.safe_load((UNIVERSITY / "values.schema.yaml").read_text())
+PAGE = (ROOT / "docs" / "classes.md").read_text(encoding="utf-8")
 GIB = 2**30
 posix = pytest.mark.skipif(sys.platform == "win32", reason="bash scripts: Slurm runs on Linux")
-
-
-@pytest.mark.parametrize("page", ["docs/classes.md", "benchmarks/CLASSROOM.md", "binder/README.md"])
-def test_what_the_pages_say_follows_from_what_was_measured(page):
-    text = (ROOT / page).read_text(encoding="utf-8")
-    assert fill_pages.filled(page) == text, "Remedy: make pages"
 
 
 # ------------------------------------------------------------------ one machine
@@ -40,22 +35,18 @@ def test_limits_of_one_machine_hold_what_was_measured():
     """The Littlest JupyterHub hands ``limits`` on to the traits of JupyterHub's spawner."""
     from jupyterhub.spawner import Spawner
 
-    page = (ROOT / "docs" / "classes.md").read_text(encoding="utf-8")
-    limits = dict(re.findall(r"sudo tljh-config set limits\.(\w+) (\S+)", page))
+    limits = dict(re.findall(r"sudo tljh-config set limits\.(\w+) (\S+)", PAGE))
     spawner = Spawner(mem_limit=limits["memory"], cpu_limit=float(limits["cpu"]))
-    assert spawner.mem_limit > memory(3, shared=False) * 1e9
-    assert spawner.cpu_limit >= 1
+    assert spawner.mem_limit > memory(3) * 1e9 and spawner.cpu_limit >= 1
 
 
 @posix
 def test_commands_for_one_machine_can_be_called(tmp_path):
     """Without the server: what installs it, and its Python's work, are left out."""
-    page = (ROOT / "docs" / "classes.md").read_text(encoding="utf-8")
-    [block] = [part for part in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) if "curl" in part]
+    [block] = [part for part in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) if "curl" in part]
     places = {"/srv/course": ROOT, "/opt/tljh/user/bin/python": sys.executable}
     places |= {"/opt/tljh/user/etc/jupyter": tmp_path, "--torch cpu": "--torch cpu --help"}
     for place, ours in places.items():
-        assert place in block
         block = block.replace(place, str(ours))
     stubs = 'curl() { :; }; git() { :; }; sudo() { [ "$1" = -E ] || "$@"; }\n'
     subprocess.run(["bash", "-euo", "pipefail", "-c", stubs + block], check=True)
@@ -75,9 +66,7 @@ def test_values_follow_the_schema():
     [
         ("singleuser memory limits", "2G"),  # a misspelt key
         ("singleuser memory limit", "2 gigabytes"),
-        ("cull timeout", "1h"),
         ("prePuller continuous", True),
-        ("singleuser storage type", "persistent"),
     ],
 )
 def test_schema_refuses_mistakes(path, wrong):
@@ -135,30 +124,28 @@ def test_profiles_render_to_pods(monkeypatch):
     assert [each["key"] for each in other["tolerations"]] == ["nvidia.com/gpu"]
 
 
-def memory(kernels: int, *, shared: bool) -> float:
-    """GB of a server and so many whole notebooks, as measured."""
-    stored, peaks = measure.load("classroom")["class"], classes.load_peaks()
-    return classes.needs(stored, peaks, kernels=kernels, shared=shared)["gb"]
+def memory(kernels: int) -> float:
+    """GB of a server and so many whole notebooks in a container, as measured."""
+    students, peaks = measure.load("classroom")["class"], classes.load_peaks()
+    return classes.needs(students, peaks, kernels=kernels, shared=False)["gb"]
 
 
 def test_guarantee_and_limit_hold_what_was_measured():
-    """Two whole notebooks for the guarantee, the three largest for the limit."""
+    """Two whole notebooks for the guarantee, three for the limit: those that take most."""
     assert set(classes.load_peaks()) == set(catalogue.files())
     limits = VALUES["singleuser"]["memory"]
-    guarantee, limit = (
-        int(limits[k].removesuffix("G")) * GIB / 1e9 for k in ("guarantee", "limit")
-    )
+    guarantee, limit = (int(limits[key][:-1]) * GIB / 1e9 for key in ("guarantee", "limit"))
     assert guarantee == classes.GUARANTEE_GB
-    assert guarantee / 2 < memory(2, shared=False) < guarantee < memory(3, shared=False) < limit
+    assert guarantee / 2 < memory(2) < guarantee < memory(3) < limit
 
 
 # ------------------------------------------------------------------ Slurm
 
 
 @posix
-@pytest.mark.parametrize("script", sorted(SLURM.iterdir()), ids=lambda path: path.name)
-def test_scripts_are_sound(script):
-    subprocess.run([Path(sys.executable).parent / "shellcheck", script], check=True)
+def test_scripts_are_sound():
+    scripts = [*SLURM.iterdir(), ROOT / "binder" / "postBuild"]
+    subprocess.run([Path(sys.executable).parent / "shellcheck", *scripts], check=True)
 
 
 @posix
@@ -178,25 +165,17 @@ def test_installed_kernel_runs_the_course_with_one_thread_unless_told(tmp_path, 
 
 
 @posix
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (
-            ["flows", "--seed", "3"],
-            "2 -m tools.run_notebook flows --save flows-77.ipynb --seed 3\n",
-        ),
-        ([], "which notebook? Remedy: one of those that python -m tools.catalogue lists\n"),
-    ],
-)
-def test_the_job_runs_the_notebook_that_is_asked_for(tmp_path, words, said):
-    """Number of threads, then the words of its command."""
+def test_the_job_runs_the_notebook_that_is_asked_for(tmp_path):
+    """Number of threads, then the words of the command."""
     (tmp_path / "python").write_text('#!/bin/sh\necho "$OMP_NUM_THREADS" "$@"\n')
     (tmp_path / "python").chmod(0o755)
     slurm = {"SLURM_SUBMIT_DIR": str(ROOT), "SLURM_CPUS_PER_TASK": "2", "SLURM_JOB_ID": "77"}
     env = os.environ | slurm | {"COURSE_PYTHON": str(tmp_path / "python")}
-    command = ["bash", str(SLURM / "run_notebook.sbatch"), *words]
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert (done.stdout or done.stderr).endswith(said) and bool(done.returncode) == (not words)
+    job = ["bash", str(SLURM / "run_notebook.sbatch")]
+    said = subprocess.run([*job, "flows", "--seed", "3"], env=env, capture_output=True, check=True)
+    assert said.stdout == b"2 -m tools.run_notebook flows --save flows-77.ipynb --seed 3\n"
+    nothing = subprocess.run(job, env=env, capture_output=True, text=True)
+    assert nothing.returncode and "which notebook? Remedy:" in nothing.stderr
 
 
 # ------------------------------------------------------------------ arithmetic
@@ -216,16 +195,6 @@ def test_arithmetic_by_hand():
     # 2 GB for the system; 2 GiB each; 300 lessons of 12 s in one minute; 300 logins
     assert [*found.values()] == pytest.approx([452, 644.2, 60, 30], rel=1e-3)
     assert classes.arrival(3, student, cores=2) == 4.5  # 3 servers of 3 s
-
-
-def test_the_arithmetic_comes_close_to_the_rehearsal():
-    stored, peaks = measure.load("classroom"), classes.load_peaks()
-    many, cores = stored["class"], stored["machine"]["cores"]
-    one = classes.needs(many, peaks, kernels=2, shared=True)
-    ready = sum(max(each[step] for each in many) for step in ("login", "server", "pull"))
-    assert 0.5 < classes.arrival(len(many), one, cores) / ready < 2
-    done = max(each["kernel"] + each["cells"] for each in many)
-    assert 0.5 < len(many) * one["lesson"] / cores / done < 2
 
 
 def test_the_rehearsal_had_twenty_students_and_every_accident():
