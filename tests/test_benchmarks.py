@@ -110,9 +110,9 @@ def test_runs_go_round_are_kept_go_on_and_are_not_mixed(tmp_path):
     order = [line.split(": ")[1] for line in first.stdout.splitlines()]
     assert order == [f"{name}, seed {seed}" for seed in (0, 1) for name in ("a", "broken", "b")]
     script.write_text(SCRIPT + "\n# a comment")
-    second = call(3)
+    second = call(3, "a")
     assert "a, seed 2" in second.stdout and "a, seed 1" not in second.stdout
-    assert not published.exists()  # one competitor is missing
+    assert second.returncode == 0 and not published.exists()  # the others are missing
     (tmp_path / "mended").touch()
     assert call(1, "--size", "quick").returncode == 0 and not published.exists()  # a trial
     assert call(3).returncode == 0
