@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import random
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from course_utils.validation import is_whole, require
 
@@ -65,9 +62,7 @@ def seed_everything(seed: int) -> None:
     require(is_whole(seed, 0, 2**32 - 1), "seed", "an integer between 0 and 2**32 - 1", seed)
     import pyro
 
-    random.seed(int(seed))
-    np.random.seed(int(seed))  # noqa: NPY002 - libraries still draw from the old generator
-    pyro.set_rng_seed(int(seed))  # PyTorch's generators on every device, and Pyro
+    pyro.set_rng_seed(int(seed))  # of Python, NumPy and PyTorch, on every device
 
 
 def available_cores() -> int:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKernel
@@ -88,10 +89,12 @@ def test_little_memory_is_a_warning_that_states_the_largest_notebook(capsys, mon
 
 ABSENT = report.metadata.PackageNotFoundError("course-utils")
 KERNEL = (KernelSpecManager, "get_kernel_spec")
-OTHER, NO_ROOM = KernelSpec(argv=[__file__]), "No space left"
+OTHER = KernelSpec(argv=[__file__])
+FULL = mock.MagicMock()
+FULL.return_value.__enter__.return_value.write.side_effect = OSError("No space left")
 TROUBLES = {  # what is broken, and how; the line that notices it; its words
     "device": (runtime, "present_devices", raising(ImportError("no torch")), "device", "no torch"),
-    "disk": (report.tempfile, "TemporaryFile", raising(OSError(NO_ROOM)), "writing", NO_ROOM),
+    "disk": (report.tempfile, "TemporaryFile", FULL, "writing", "No space left"),
     "folder": (report, "ROOT", Path("/nowhere"), "writing", "cannot be written to"),
     "pins": (Path, "read_text", raising(FileNotFoundError("gone")), "packages", "gone"),
     "install": (report.metadata, "requires", raising(ABSENT), "packages", "course-utils"),
