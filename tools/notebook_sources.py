@@ -93,12 +93,6 @@ def type_in(notebook: NotebookNode) -> NotebookNode:
     return notebook
 
 
-def without_solutions(notebook: NotebookNode) -> NotebookNode:
-    """Drop the cells of the solutions."""
-    notebook.cells = [cell for cell in notebook.cells if "solution" not in tags(cell)]
-    return notebook
-
-
 def write(notebook: NotebookNode, path: Path) -> None:
     """Write so that an interrupted write leaves the old file."""
     draft = path.with_suffix(".draft")
