@@ -89,6 +89,7 @@ def seen(built):
         page = browser.new_page(viewport={"width": 1280, "height": 720})
         asked = []
         page.on("request", lambda request: asked.append(request.url))
+        page.route(re.compile("^http"), lambda route: route.abort())
         page.goto((built / "lecture.html").as_uri())
         page.wait_for_load_state("networkidle")
         page.emulate_media(media="print")
