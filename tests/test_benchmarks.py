@@ -43,7 +43,7 @@ def test_stored_scores_of_the_network_are_those_of_the_code():
     predict = train(data.x_train, data.y_train, 0, epochs, size, watch)
     found = bnn.score(predict, watch.notes[-1][1], data.x_test, data.y_test, data.target, bnn.DRAWS)
     stored = measure.load("bnn")["runs"]["notebook"]["0"]
-    assert found == pytest.approx((stored["test_rmse"], stored["test_log_density"]), abs=0.01)
+    assert found == pytest.approx((stored["test_rmse"], stored["test_log_density"]), abs=0.002)
 
 
 def judged(seconds, of_floor, quality=-0.9):
