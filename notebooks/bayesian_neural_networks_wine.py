@@ -1127,17 +1127,6 @@ assert field_ratio[1] > 3 and field_ratio[0] > 1.5 > laplace_ratio[0]
 assert doubts["mean field"][:, 0, 0].mean() > wine.y.std()
 assert (doubts["Laplace"][..., 0].mean(0) - 0.6).abs().max() < 0.12  # points, for every size
 
-# %% tags=["slides"] slideshow={"slide_type": "skip"}
-two_digits = "{:.2f} ± {:.2f}".format
-laplace_times, field_times = (  # (2, 2): aleatoric and epistemic; mean and error
-    torch.stack(mean_and_error(values[:, 0] / values[:, -1])).T for values in doubts.values()
-)
-publish(
-    aleatoric=two_digits(*laplace_times[0]),
-    epistemic=two_digits(*laplace_times[1]),
-    mean_field_aleatoric=two_digits(*field_times[0]),
-)
-
 # %% [markdown]
 # Bars: standard errors over five orders of the wines, each with its own start. (At 100 % the subset
 # is always the same.)
@@ -1159,6 +1148,17 @@ publish(
 # Note, too, that mean field has *more* doubt here than Laplace. In section 5 it had too little, for
 # single weights. Both happen: it makes a weight too sure of itself where weights are correlated,
 # and too unsure where hundreds of independent weights add up.
+
+# %% tags=["slides"] slideshow={"slide_type": "skip"}
+two_digits = "{:.2f} ± {:.2f}".format
+laplace_times, field_times = (  # (2, 2): aleatoric and epistemic; mean and error
+    torch.stack(mean_and_error(values[:, 0] / values[:, -1])).T for values in doubts.values()
+)
+publish(
+    aleatoric=two_digits(*laplace_times[0]),
+    epistemic=two_digits(*laplace_times[1]),
+    mean_field_aleatoric=two_digits(*field_times[0]),
+)
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ### Exercise 5: change the prior and predict (15 minutes)
