@@ -1,7 +1,4 @@
-"""What a class of any size needs, computed from the rehearsal and from whole runs of the notebooks.
-
-``make pages`` writes it into docs/classes.md, and the rehearsal itself into CLASSROOM.md.
-"""
+"""What a class of any size needs, from the rehearsal and from whole runs of the notebooks."""
 
 import math
 from statistics import median
@@ -25,14 +22,10 @@ def load_peaks() -> dict[str, float]:
 
 
 def needs(students: list[dict], peaks: dict[str, float], *, kernels: int, shared: bool) -> dict:
-    """Needs of one student, who has so many notebooks open, those that need most.
+    """Needs of one student, who has so many notebooks open: those with the largest peaks (MB).
 
-    Args:
-        students: What the rehearsal measured.
-        peaks: Largest memory of each notebook's kernel (MB).
-        kernels: How many are open.
-        shared: Count pages that students share once for all, as one machine does; else count
-            all resident pages, as a container does.
+    Pages that students share are counted once for all where they are ``shared``, as on one machine;
+    in containers each needs all resident pages.
 
     Returns:
         ``gb`` of memory; processor seconds for ``start`` (login, server, pull) and for the
@@ -112,7 +105,7 @@ def rehearsal() -> dict[str, str]:
     return {
         "machine": f"Measured on {stored['date']}: {made['cores']} cores, {made['system']}, Python"
         f" {made['python']}; {versions}. Load average before the start: {stored['load']:.2g}."
-        f" The Hub started in {stored['start']:.1f} s. {stored['note']}".strip(),
+        f" {stored['note']}".strip(),
         "students": table(["", "one student", f"{len(many)} students"], lines),
         "accidents": table(["what", "seconds until it works again"], took),
     }

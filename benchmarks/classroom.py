@@ -6,9 +6,6 @@ starts the Hub of ``binder/jupyterhub`` on loopback, measures one student alone,
 then the accidents, and writes ``classroom.json``; ``make pages`` puts it into the pages. Each
 student runs sections 1 to 3 of the wine notebook, from the imports to the first trained network.
 Nothing leaves the machine: the course is pulled from a clone that is served on loopback.
-
-As root each student has an account, ``course-`` and a number; it is made for the rehearsal and
-removed after it. Without root all students are one account, and no disk is filled.
 """
 
 import argparse
@@ -21,7 +18,7 @@ from functools import partial
 import psutil
 
 from benchmarks import incidents, measure
-from benchmarks.hub import ROOT, Hub, Kernel, Student, served, wait_until
+from benchmarks.hub import ROOT, Hub, Student, served, wait_until
 from tools import catalogue
 
 NOTEBOOK = f"course/notebooks/{catalogue.find('wine').file}.ipynb"
@@ -81,7 +78,7 @@ def rehearse(students: list[Student], repository: str) -> list[dict[str, float]]
 
 def accidents(student: Student, small: Student) -> dict[str, float]:
     """One after the other, while the rest of the class stays."""
-    hub, kernel = student.hub, Kernel(student.kernel.url, student.token)
+    hub, kernel = student.hub, student.open_kernel(NOTEBOOK)
     took = {
         "kernel killed": incidents.kill_kernel(kernel),
         "Hub killed": incidents.kill_hub(hub, student, kernel),
@@ -97,7 +94,7 @@ def run(count: int) -> dict:
     with Hub([*names, *single], small="small") as hub, served(ROOT) as repository:
         students = [Student(hub, name) for name in names]
         warm, alone, small = (Student(hub, name) for name in single)
-        figures: dict = {"start": hub.seconds}
+        figures: dict = {}
         for student in (warm, alone):  # the first one only fills the machine's cache of files
             [figures["alone"]] = rehearse([student], repository)
             student.api("DELETE", f"{student.user}/server").raise_for_status()

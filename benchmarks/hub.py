@@ -1,7 +1,4 @@
-"""Start the JupyterHub of a rehearsal on loopback, and act like a student's browser.
-
-``tests/test_hub.py`` and ``benchmarks/classroom.py`` use it; nothing here belongs to a real class.
-"""
+"""Start the JupyterHub of a rehearsal on loopback, and act like a student's browser."""
 
 import contextlib
 import json
@@ -61,16 +58,14 @@ def served(repository: Path) -> Iterator[str]:
         clone = ["git", "clone", "-q", "--bare", "--no-local", repository, f"{folder}/course"]
         subprocess.run(clone, check=True)
         command = ["git", "daemon", "--listen=127.0.0.1", f"--port={port}", "--export-all"]
-        server = subprocess.Popen(
-            [*command, f"--base-path={folder}", folder], stderr=subprocess.DEVNULL
-        )
-        answers = socket.socket().connect_ex
-        try:
-            wait_until(lambda: not answers(("127.0.0.1", port)), "an answer of git daemon")
-            yield f"git://127.0.0.1:{port}/course"
-        finally:
-            server.terminate()  # not killed: it has a child, and tells it
-            server.wait()
+        command += [f"--base-path={folder}", folder]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as server:
+            try:
+                address = ("127.0.0.1", port)
+                wait_until(lambda: not socket.socket().connect_ex(address), "git daemon")
+                yield f"git://127.0.0.1:{port}/course"
+            finally:
+                server.terminate()  # not killed: it has a child, and tells it
 
 
 def opened() -> list[str]:
@@ -80,16 +75,17 @@ def opened() -> list[str]:
     command sees a folder there that holds nothing but what is needed; the machine stays as it is.
     """
     closed = {}  # by path the topmost folder on its way that others may not enter
-    for path in (ROOT, Path(sys.prefix), Path(sys.base_prefix)):
+    for path in map(Path.resolve, (ROOT, Path(sys.prefix), Path(sys.base_prefix))):
         for folder in (path, *path.parents):
             if not folder.stat().st_mode & 0o001:
                 closed[shlex.quote(str(path))] = shlex.quote(str(folder))
     if os.geteuid() or not closed:
         return []
-    steps = ["set -e", "view=$(mktemp -d)"]
+    steps = ["set -e", "view=$(mktemp -d)", "mount -t tmpfs view $view"]
     steps += [f"mkdir -p $view{path} && mount --rbind {path} $view{path}" for path in closed]
     steps += [f"mount -t tmpfs -o mode=711 view {folder}" for folder in set(closed.values())]
     steps += [f"mkdir -p {path} && mount --rbind $view{path} {path}" for path in closed]
+    steps += ["umount --lazy $view", "rmdir $view"]
     script = "\n".join([*steps, 'exec "$@"'])
     return ["unshare", "--mount", "--propagation=slave", "sh", "-c", script, "sh"]
 
@@ -141,13 +137,11 @@ class Hub:
         command += [f"--ConfigurableHTTPProxy.api_url=http://127.0.0.1:{api}"]
         asked = {"CLASS_STUDENTS": " ".join(self.names), "CLASS_ACCOUNTS": "create"}
         env = os.environ | {"HOME": str(self.folder)} | asked | self.setting
-        began = time.perf_counter()
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
                 command, cwd=self.folder, env=env, stdout=log, stderr=log, start_new_session=True
             )
         wait_until(self.answers, "an answer of the Hub")
-        self.seconds = time.perf_counter() - began
         if self.accounts:
             lines = "".join(f"{name}:{PASSWORD}\n" for name in self.names)
             subprocess.run(["chpasswd"], input=lines, text=True, check=True)
@@ -198,13 +192,12 @@ class Kernel:
         address = url.replace("http", "ws", 1) + "/channels"
         header = {"Authorization": f"token {token}"}
         self.socket = websocket.create_connection(address, header=header, timeout=PATIENCE)
-        self.session = uuid.uuid4().hex
 
     def run(self, code: str, patience: float = PATIENCE) -> dict:
         """Execute; returns seconds, what was printed, and the error (None if there was none)."""
         began = time.perf_counter()
         head = {"msg_id": uuid.uuid4().hex, "msg_type": "execute_request", "version": "5.3"}
-        head |= {"session": self.session, "username": "", "date": ""}
+        head |= {"session": "rehearsal", "username": "", "date": ""}
         message = {"header": head, "content": {"code": code, "silent": False}, "channel": "shell"}
         self.socket.settimeout(patience)
         self.socket.send(json.dumps(message | {"parent_header": {}, "metadata": {}}))

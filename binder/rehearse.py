@@ -1,11 +1,9 @@
 """Build what Binder would build, as far as that goes without Docker, and measure it.
 
-    python -m binder.rehearse [FOLDER]
-
-Renders the Dockerfile with repo2docker's own library. Then, in FOLDER (default: build/binder), a
-new environment stands for conda's, a copy of the committed and changed files for the repository,
-and every RUN line that follows the copying is executed. What was measured is kept in
-rehearsal.json, and ``make pages`` puts it into README.md. Takes a few minutes and 2 GB.
+Renders the Dockerfile with repo2docker's own library. Then, in build/binder, a new environment
+stands for conda's, a copy of the committed and changed files for the repository, and every RUN line
+that follows the copying is executed. What was measured is kept in rehearsal.json, and ``make
+pages`` puts it into README.md. Takes a few minutes and 2 GB.
 """
 
 import contextlib
@@ -15,7 +13,6 @@ import platform
 import re
 import shutil
 import subprocess
-import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,11 +45,8 @@ def steps(text: str) -> tuple[list[str], list[str]]:
     """The RUN lines of a Dockerfile, before and after the repository is copied into the image."""
     lines = [line.strip() for line in re.split(r"(?<!\\)\n", text)]
     copied = next(i for i, line in enumerate(lines) if re.match(r"COPY .* src/ ", line))
-    before, after = (
-        [line.removeprefix("RUN").strip() for line in part if line.startswith("RUN ")]
-        for part in (lines[:copied], lines[copied:])
-    )
-    return before, after
+    parts = lines[:copied], lines[copied:]
+    return tuple([line[4:].strip() for line in part if line.startswith("RUN ")] for part in parts)
 
 
 def copy_repository(target: Path) -> None:
@@ -79,7 +73,7 @@ def measured() -> dict[str, str]:
 
 
 def main() -> None:
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "build" / "binder").resolve()
+    folder = ROOT / "build" / "binder"
     shutil.rmtree(folder, ignore_errors=True)
     home, conda = folder / "home", folder / "environment"
     home.mkdir(parents=True)

@@ -27,9 +27,6 @@ GIB = 2**30
 posix = pytest.mark.skipif(sys.platform == "win32", reason="bash scripts: Slurm runs on Linux")
 
 
-# ------------------------------------------------------------------ one machine
-
-
 @posix
 def test_limits_of_one_machine_hold_what_was_measured():
     """The Littlest JupyterHub hands ``limits`` on to the traits of JupyterHub's spawner."""
@@ -178,9 +175,6 @@ def test_the_job_runs_the_notebook_that_is_asked_for(tmp_path):
     assert nothing.returncode and "which notebook? Remedy:" in nothing.stderr
 
 
-# ------------------------------------------------------------------ arithmetic
-
-
 def test_arithmetic_by_hand():
     one = {"server_mb": 100, "kernel_mb": 300, "server_cpu": 3, "kernel_cpu": 12, "login": 0.3}
     students, peaks = (
@@ -195,10 +189,3 @@ def test_arithmetic_by_hand():
     # 2 GB for the system; 2 GiB each; 300 lessons of 12 s in one minute; 300 logins
     assert [*found.values()] == pytest.approx([452, 644.2, 60, 30], rel=1e-3)
     assert classes.arrival(3, student, cores=2) == 4.5  # 3 servers of 3 s
-
-
-def test_the_rehearsal_had_twenty_students_and_every_accident():
-    """A failure would have stopped it."""
-    stored = measure.load("classroom")
-    assert len(stored["class"]) == 20
-    assert set(stored["accidents"]) == {"kernel killed", "Hub killed", "server killed", "disk full"}
