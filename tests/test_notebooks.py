@@ -10,7 +10,7 @@ import re
 import nbformat
 import pytest
 
-from tools import build_notebooks, catalogue, fill_pages, notebook_sources
+from tools import build_notebooks, build_site, catalogue, fill_pages, notebook_sources
 from tools.notebook_sources import code_cells, tags
 
 NAMES = catalogue.files()
@@ -36,6 +36,11 @@ def test_the_catalogue_lists_every_notebook_once():
 def test_generated_parts_of_the_pages_are_up_to_date(page):
     text = (fill_pages.ROOT / page).read_text(encoding="utf-8")
     assert fill_pages.filled(page) == text, "Remedy: make pages"
+
+
+def test_the_picture_of_the_readme_is_the_notebooks():
+    committed = (build_site.DOCS / "picture.png").read_bytes()
+    assert committed == build_site.picture(), "Remedy: make site"
 
 
 @pytest.mark.parametrize("name", NAMES)
