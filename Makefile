@@ -65,7 +65,6 @@ benchmarks: env  ## Measure the course beside its peers (FULL=1: all of MNIST to
 	@for each in bnn vae flows; do PYTHONPATH=build/baselines $(BIN)/python -m benchmarks.baselines.$$each $(QUICK:%=--size quick) || exit 1; done
 	@[ -z "$(FULL)" ] || PYTHONPATH=build/baselines $(BIN)/python -m benchmarks.baselines.vae --size $(if $(QUICK),quick,full)
 	@$(BIN)/python -m benchmarks.notebook_runtime $(NOTEBOOKS:%=--repetitions %) $(QUICK:%=--size quick)
-	@$(BIN)/python -m benchmarks.curves $(QUICK:%=--quick)
 	@$(BIN)/python -m tools.fill_pages
 
 lint: env  ## Check and format the sources

@@ -1,6 +1,6 @@
 """What the stored measurements say: the generated parts of RESULTS.md, SEEDS.md and the README.
 
-Nothing is measured here. ``make pages`` fills the pages; ``benchmarks.curves`` draws the pictures.
+Nothing is measured here; ``make pages`` fills the pages.
 """
 
 import json
