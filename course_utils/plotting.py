@@ -197,7 +197,8 @@ def plot_density(
         ValueError: If an argument is out of range, or ``log_prob`` returns something else.
     """
     require(callable(log_prob), "log_prob", "a function of points (n, 2)", log_prob)
-    four = isinstance(extent, Sequence) and len(extent) == 4 and all(map(is_number, extent))
+    four = isinstance(extent, Sequence) and len(extent) == 4
+    four = four and all(is_number(end, -1e30, 1e30) for end in extent)  # of 32 bits
     ordered = four and extent[0] < extent[1] and extent[2] < extent[3]
     require(ordered, "extent", "(left, right, bottom, top), left < right, bottom < top", extent)
     require(is_whole(points, 2, 2000), "points", "an integer between 2 and 2000", points)
