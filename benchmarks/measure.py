@@ -6,18 +6,18 @@ seed 1, and so on, so that whatever else the machine does hits all of them alike
 of other code (script or notebook) are dropped. When all are there, they become
 ``results/NAME.json``: what is published was measured in one working copy. Trials (``--size quick``)
 stay apart.
-
-Every stored file has the script that wrote it, date, versions, the digest of the code if it is
-known, and ``runs``.
 """
 
 import argparse
 import ast
+import copy
 import hashlib
+import itertools
 import json
 import os
 import platform
 import re
+import statistics
 import subprocess
 import sys
 import time
@@ -32,7 +32,6 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 RESULTS = HERE / "results"
 PROGRESS = ROOT / "build" / "benchmarks"
-TRIALS = PROGRESS / "quick"
 REPETITIONS = 5
 
 
@@ -47,25 +46,21 @@ class Watch:
         self.calls += 1
         if self.calls % self.every == 0:
             self.seconds += time.perf_counter() - self.started
-            self.notes.append((self.seconds, state()))
+            self.notes.append((self.seconds, copy.deepcopy(state())))
             self.started = time.perf_counter()
 
 
-def cloned(module) -> dict:
-    """A copy of a module's state that later steps leave alone."""
-    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+def seconds(function: Callable[[], object]) -> float:
+    """Of one call."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
 
 
-def median_seconds(*functions: Callable[[], object], rounds: int = 5) -> list[float]:
-    """Median seconds of one call of each function; they take turns, after one call to warm up."""
-    times: list[list[float]] = [[] for _ in functions]
-    for turn in range(rounds + 1):
-        for function, kept in zip(functions, times, strict=True):
-            start = time.perf_counter()
-            function()
-            if turn:
-                kept.append(time.perf_counter() - start)
-    return [sorted(kept)[rounds // 2] for kept in times]
+def medians(*clocks: Callable[[], float], rounds: int = 5) -> list[float]:
+    """Median of what each clock says; they take turns, after one round to warm up."""
+    turns = [[clock() for clock in clocks] for _ in range(rounds + 1)]
+    return [statistics.median(times) for times in zip(*turns[1:], strict=True)]
 
 
 def code_digest(*paths: Path) -> str:
@@ -129,11 +124,9 @@ def busy(wanted: bool) -> Iterator[None]:
 
 
 def run_alone(*command: str, **settings: str) -> dict:
-    """The JSON in the last line of a Python process, or its last words under the key ``error``.
+    """The JSON in the last line of ``python COMMAND``, or its last words under the key ``error``.
 
-    Args:
-        command: What follows ``python``.
-        settings: Environment variables; none of the caller's that concern threads is passed on.
+    Of the caller's environment all is passed on but what concerns threads: that is in ``settings``.
     """
     env = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "MKL_", "GOMP_"))}
     done = subprocess.run(
@@ -163,44 +156,40 @@ def command(
         packages: Whose versions are stored.
         sizes: Of the work: "quick" is a trial, which is not published.
     """
-    title = spec.name.rpartition(".")[2]
     parser = argparse.ArgumentParser()
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {list(names)}; all if none")
     parser.add_argument("--repetitions", type=int, default=REPETITIONS, help="seeds per competitor")
     parser.add_argument("--size", choices=sizes, default="normal")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
-        print(json.dumps(one(given.one, given.seed, given.size)))
+        print(json.dumps(one(given.one[0], int(given.one[1]), given.size)))
         return
-    trial, suffix = given.size == "quick", "_full" if given.size == "full" else ""
-    store = (TRIALS if trial else PROGRESS) / f"{title}{suffix}.json"
+    title = spec.name.rpartition(".")[2] + ("_full" if given.size == "full" else "")
+    store = PROGRESS / ("quick" if given.size == "quick" else "") / f"{title}.json"
     digest = code_digest(Path(spec.origin), *sources)
     stored = json.loads(store.read_text()) if store.exists() else {}
     if stored.get("code") != digest:
-        if stored.get("runs"):
+        if stored:
             print(f"{store.name}: the code has changed, so all is measured again", flush=True)
         stored = {"runs": {}}
-    failed = {}
-    for seed in range(given.repetitions):
-        for name in given.names or names:
-            runs = stored["runs"].setdefault(name, {})
-            if str(seed) in runs:
-                continue
-            start = time.perf_counter()
-            job = ("--one", name, "--seed", str(seed), "--size", given.size)
-            result = run_alone("-m", spec.name, *job)
-            took = f"{time.perf_counter() - start:.0f} s"
-            print(f"{title}: {name}, seed {seed}: {result.get('error', took)}", flush=True)
-            if "error" in result:
-                failed[name] = result["error"]
-                continue
-            runs[str(seed)] = result
-            stored = origin(spec.name, packages) | {"code": digest, "runs": stored["runs"]}
-            write(store, stored)
+    seeds, failed = [str(seed) for seed in range(given.repetitions)], {}
+    for seed, name in itertools.product(seeds, given.names or names):
+        runs = stored["runs"].setdefault(name, {})
+        if seed in runs:
+            continue
+        start = time.perf_counter()
+        result = run_alone("-m", spec.name, "--one", name, seed, "--size", given.size)
+        took = f"{time.perf_counter() - start:.0f} s"
+        print(f"{title}: {name}, seed {seed}: {result.get('error', took)}", flush=True)
+        if "error" in result:
+            failed[name] = result["error"]
+            continue
+        runs[seed] = result
+        stored = origin(spec.name, packages) | {"code": digest, "runs": stored["runs"]}
+        write(store, stored)
     if failed:
         raise SystemExit(f"{title}: not measured: {failed}")
-    complete = all(len(stored["runs"].get(name, {})) >= given.repetitions for name in names)
-    if complete and not trial:
-        write(RESULTS / store.name, stored)
+    if given.size != "quick" and all(stored["runs"].get(n, {}).keys() >= {*seeds} for n in names):
+        published = {name: {seed: stored["runs"][name][seed] for seed in seeds} for name in names}
+        write(RESULTS / store.name, stored | {"runs": published})

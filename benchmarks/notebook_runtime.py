@@ -1,12 +1,15 @@
-"""The notebooks as a whole: time and memory, alone and beside a busy process.
+"""The notebooks as a whole: time and memory, alone and beside a busy process, for several seeds.
 
-    python -m benchmarks.notebook_runtime ["NAME, SETTING" ...] [--repetitions 1]
+    python -m benchmarks.notebook_runtime ["NAME, SETTING" ...] [--repetitions 10]
 
 Each repetition runs every notebook with one thread, with two, and, while another process keeps a
 core busy, with two and with as many as the notebook itself asks for: about 25 minutes in all, two
 hours for five repetitions, each with a seed of its own. Then the seconds from the start of a kernel
 to the first result, and the size of the environment. On Linux everything, the busy process too, is
 kept on two cores, however many there are.
+
+``seeds.json`` keeps, too, whether all checkpoints held in the runs without a busy process: the
+newest of each notebook, number of threads and seed.
 """
 
 import os
@@ -24,12 +27,7 @@ SETTINGS = {  # threads (None: what the notebook's parameters say), and whether 
     "as shipped, busy": (None, True),
 }
 START = "start-up"
-
-
-def run(name: str, seed: int, threads: int | None) -> dict:
-    """Seconds and peak memory of one notebook in a process of its own, or its ``error``."""
-    options = ["--threads", str(threads)] if threads else []
-    return measure.run_alone("-m", "tools.run_notebook", name, "--seed", str(seed), *options)
+PACKAGES = ("torch", "pyro-ppl", "ipykernel", "nbclient")
 
 
 def start_up(name: str) -> float:
@@ -43,6 +41,18 @@ def start_up(name: str) -> float:
     return ends[-1]
 
 
+def remember(notebook: str, seed: int, threads: int, found: dict) -> None:
+    """Put peak memory, or the error that a run ended with, in the place of what is stored."""
+    head = measure.origin(__spec__.name, PACKAGES)
+    run = {"notebook": notebook, "seed": seed, "threads": threads, "date": head["date"]}
+    run["code"] = measure.code_digest(catalogue.find(notebook).source)
+    run |= {key: found[key] for key in ("error", "peak_memory_mb") if key in found}
+    kept = [*measure.load("seeds")["runs"], run]
+    newest = {(each["notebook"], each["threads"], each["seed"]): each for each in kept}
+    runs = [newest[key] for key in sorted(newest)]
+    measure.write(measure.place("seeds"), head | {"runs": runs})
+
+
 def one(name: str, seed: int, size: str) -> dict:
     """A notebook in one setting (``NAME, SETTING``), or the start-up of all and the size."""
     if hasattr(os, "sched_setaffinity"):
@@ -53,9 +63,14 @@ def one(name: str, seed: int, size: str) -> dict:
         size = sum(path.stat().st_size for path in files if not path.is_symlink())
         return {"seconds": seconds, "bytes": {"all": size}}
     notebook, _, setting = name.partition(", ")
-    threads, beside = SETTINGS[setting]
-    with measure.busy(beside):
-        found = run(notebook, seed, threads)
+    threads, busy = SETTINGS[setting]
+    options = ["--threads", str(threads)] if threads else []
+    with measure.busy(busy):
+        found = measure.run_alone(
+            "-m", "tools.run_notebook", notebook, "--seed", str(seed), *options
+        )
+    if not busy:
+        remember(notebook, seed, threads, found)
     if "error" in found:
         raise SystemExit(found["error"])
     return found
@@ -66,5 +81,4 @@ if __name__ == "__main__":
     if "quick" in sys.argv:  # a notebook cannot be made smaller: its checkpoints would fail
         jobs = [START]
     sources = [notebook.source for notebook in catalogue.load()]
-    packages = ["torch", "pyro-ppl", "ipykernel", "nbclient"]
-    measure.command(__spec__, jobs, one, sources=sources, packages=packages)
+    measure.command(__spec__, jobs, one, sources=sources, packages=PACKAGES)

@@ -3,12 +3,11 @@
 Nothing is measured here; ``make pages`` fills the pages.
 """
 
-import json
 import math
+import re
 import statistics
 from collections.abc import Iterable
 from functools import partial
-from pathlib import Path
 
 from benchmarks import measure
 from tools import catalogue
@@ -16,10 +15,9 @@ from tools.catalogue import table
 
 BEST, FLOOR, USUAL, STOCK = "notebook, best", "bare PyTorch", "usual Pyro style", "Pyro's tutorial"
 REFERENCE = {"bnn": USUAL, "vae": STOCK, "vae_full": STOCK}  # it ends with the quality to reach
+LIBRARY = f"(?!notebook|{FLOOR}|{USUAL}|{STOCK}).*"
 STORES = ("bnn", "vae", "vae_full", "flows", "notebook_runtime")
 PACKAGES = ("bayesian-torch", "blitz", "torchbnn", "pythae", "zuko", "nflows", "normflows")
-PLACES = ("moons", "banana", "rings")
-NOT_MEASURED = "Not measured."
 Stored = dict[str, dict]  # by the name of the store
 
 
@@ -33,39 +31,42 @@ def compare(stored: Stored) -> Stored:
 
     ``to_quality``: seconds to the quality that the reference ends with; ``of_reference``: over its
     own. ``lead``: nats on the moons that the notebook's best flow is ahead. ``of_one_core``:
-    seconds beside a busy process, over those with one thread alone.
+    seconds over those with one thread.
     """
     for store, found in stored.items():
-        runs = found["runs"]
-        for name, each in runs.items():
-            beside = REFERENCE.get(store, BEST)
-            if store == "notebook_runtime" and name.endswith("busy"):
-                beside = f"{name.partition(', ')[0]}, 1 thread"
-            for seed in each.keys() & runs.get(beside, {}).keys():
-                run, other = each[seed], runs[beside][seed]
-                if store in REFERENCE:
+        for name, each in found["runs"].items():
+            alone = f"{name.partition(', ')[0]}, 1 thread"
+            beside = {"flows": BEST, "notebook_runtime": alone}.get(store) or REFERENCE[store]
+            others = found["runs"].get(beside, {})
+            for seed in each.keys() & others.keys():
+                run, other = each[seed], others[seed]
+                if store == "flows":
+                    run["lead"] = run["moons"]["gap"] - other["moons"]["gap"]
+                elif store in REFERENCE:
                     goal = other["curve"][-1][1]
                     run["to_quality"] = seconds_to(run["curve"], goal)
                     run["of_reference"] = run["to_quality"] / seconds_to(other["curve"], goal)
-                elif store == "flows":
-                    run["lead"] = run["moons"]["gap"] - other["moons"]["gap"]
-                else:
+                elif name.endswith("busy"):
                     run["of_one_core"] = run["seconds"] / other["seconds"]
     return stored
 
 
-def load(folder: Path = measure.RESULTS) -> Stored:
+def load() -> Stored:
     """What has been measured."""
-    paths = {name: folder / f"{name}.json" for name in STORES}
-    return compare({n: json.loads(p.read_text("utf-8")) for n, p in paths.items() if p.exists()})
+    return compare({name: measure.load(name) for name in STORES})
 
 
-def figures(stored: Stored, store: str, name: str, key: str) -> list[float]:
+def figures(found: dict, name: str, key: str) -> list[float]:
     """A figure of all runs of a competitor that have it; ``a.b`` is in a part of the run."""
     part, _, figure = key.rpartition(".")
-    runs = stored[store]["runs"].get(name, {}).values() if store in stored else []
-    found = [run.get(part, {}) if part else run for run in runs]
-    return [run[figure] for run in found if figure in run]
+    runs = [run[part] if part else run for run in found["runs"][name].values()]
+    return [run[figure] for run in runs if figure in run]
+
+
+def medians(found: dict, pattern: str, key: str) -> dict[str, float]:
+    """The median of a figure, of each competitor whose whole name the pattern matches."""
+    names = [name for name in found["runs"] if re.fullmatch(pattern, name)]
+    return {name: statistics.median(figures(found, name, key)) for name in names}
 
 
 # ------------------------------------------------------------------ how figures are written
@@ -89,19 +90,12 @@ def spread(values: Iterable[float]) -> str:
 
 def mean_error(values: list[float], places: int) -> str:
     """Mean ± standard error."""
-    text = f"{statistics.mean(values):.{places}f}"
-    if len(values) > 1:
-        text += f" ± {statistics.stdev(values) / math.sqrt(len(values)):.{places}f}"
-    return text.replace("-", "−")
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    return f"{statistics.mean(values):.{places}f} ± {error:.{places}f}".replace("-", "−")
 
 
 def percent(values: list[float]) -> str:
     return spread(100 * value for value in values)
-
-
-def first(values: list[float], unit: float = 1) -> str:
-    """Of figures that are the same in all runs."""
-    return f"{values[0]:,}" if unit == 1 else number(values[0] / unit)
 
 
 def titled(name: str) -> str:
@@ -110,57 +104,51 @@ def titled(name: str) -> str:
     return f"`{start}`{comma}{rest}" if start in (*PACKAGES, *catalogue.files()) else name
 
 
-def ours(name: str) -> bool:
-    return name.startswith("notebook")
+def machine(found: dict) -> str:
+    """Where something was measured, in one line."""
+    m, torch = found["machine"], found["versions"]["torch"]
+    return f"{m['cores']} cores, {m['system']}, Python {m['python']}, torch {torch}"
 
 
-def library(name: str) -> bool:
-    return not ours(name) and name not in (FLOOR, USUAL, STOCK)
-
-
-def shipped(name: str) -> bool:
-    return name.endswith("as shipped, busy")
+# ------------------------------------------------------------------ promises
 
 
 TO_QUALITY = "time to the quality that Pyro's network ends with, of its time"
 PROMISES = [  # what, store, of whom the worst median counts, which figure, "at most" or "above"
     ("BNN: time to the quality that the usual Pyro style ends with, of its time",
-     "bnn", ours, "of_reference", "at most", 0.5),
-    ("BNN: step, of the bare-PyTorch floor", "bnn", ours, "of_floor", "at most", 2),
-    (f"VAE, bundled digits: {TO_QUALITY}", "vae", ours, "of_reference", "at most", 0.8),
-    (f"VAE, all of MNIST: {TO_QUALITY}", "vae_full", ours, "of_reference", "at most", 0.8),
+     "bnn", "notebook", "of_reference", "at most", 0.5),
+    ("BNN: step, of the bare-PyTorch floor", "bnn", "notebook", "of_floor", "at most", 2),
+    (f"VAE, bundled digits: {TO_QUALITY}", "vae", "notebook", "of_reference", "at most", 0.8),
+    (f"VAE, all of MNIST: {TO_QUALITY}", "vae_full", "notebook", "of_reference", "at most", 0.8),
     ("Flows: lead over the best peer on the moons at equal time, nats",
-     "flows", library, "lead", "above", 0),
+     "flows", LIBRARY, "lead", "above", 0),
     ("Notebooks as shipped, the slowest of three: beside a busy process, of what the lost core "
-     "explains", "notebook_runtime", shipped, "of_one_core", "at most", 1.5),
+     "explains", "notebook_runtime", ".*, as shipped, busy", "of_one_core", "at most", 1.5),
 ]  # fmt: skip
 
 
 def judged(stored: Stored) -> list[list[str]]:
-    """Each promise, what was measured, and whether it was kept."""
+    """Each promise about what is stored, what was measured, and whether it was kept."""
     rows = []
     for text, store, whose, key, sign, limit in PROMISES:
-        names = filter(whose, stored[store]["runs"] if store in stored else [])
-        values = [found for name in names if (found := figures(stored, store, name, key))]
-        if not values:
-            rows.append([text, "not measured", ""])
-            continue
-        medians = map(statistics.median, values)
-        value = max(medians) if sign == "at most" else min(medians)
-        kept = value <= limit if sign == "at most" else value > limit
-        rows.append([f"{text}: {sign} {limit}", number(value), "reached" if kept else "**missed**"])
+        if store in stored:
+            values = medians(stored[store], whose, key).values()
+            value = max(values) if sign == "at most" else min(values)
+            kept = value <= limit if sign == "at most" else value > limit
+            verdict = "reached" if kept else "**missed**"
+            rows.append([f"{text}: {sign} {limit}", number(value), verdict])
     return rows
 
 
-# ------------------------------------------------------------------ tables
+# ------------------------------------------------------------------ RESULTS.md
 
 
 VAE = [
-    ("digits seen", "images", first),
+    ("digits seen", "images", spread),
     ("test ELBO (nats)", "test_elbo", partial(mean_error, places=1)),
     ("seconds to quality", "to_quality", spread),
     ("seconds in all", "seconds", spread),
-    ("million operations per image", "flops_per_image", partial(first, unit=1e6)),
+    ("million operations per image", "flops_per_image", lambda values: number(values[0] / 1e6)),
     ("% of the peak", "share_of_peak", percent),
 ]
 TABLES = {  # by its name: the store, and for each column its heading, figure and format
@@ -174,9 +162,10 @@ TABLES = {  # by its name: the store, and for each column its heading, figure an
     ]),
     "vae": ("vae", VAE),
     "vae_full": ("vae_full", VAE),
-    "gaps": ("flows", [(f"gap, {place}", f"{place}.gap", spread) for place in PLACES]),
+    "gaps": ("flows", [(f"gap, {place}", f"{place}.gap", spread)
+                       for place in ("moons", "banana", "rings")]),
     "speed": ("flows", [
-        ("parameters", "moons.parameters", first),
+        ("parameters", "moons.parameters", spread),
         ("seconds in all", "moons.seconds", spread),
         ("ms per step", "moons.ms_per_step", spread),
         ("of the best flow's step", "moons.step_of_best", spread),
@@ -192,68 +181,70 @@ TABLES = {  # by its name: the store, and for each column its heading, figure an
 }  # fmt: skip
 
 
-def comparison(stored: Stored, name: str) -> str:
+def comparison(found: dict, columns: list) -> str:
     """One of the tables: a row per competitor."""
-    store, columns = TABLES[name]
-    if store not in stored:
-        return NOT_MEASURED
     rows = [
-        [titled(each), *(show(figures(stored, store, each, key)) for _, key, show in columns)]
-        for each in stored[store]["runs"]
-        if each != "start-up"
+        [titled(name), *(show(figures(found, name, key)) for _, key, show in columns)]
+        for name in found["runs"]
+        if name != "start-up"
     ]
     return table(["", *(heading for heading, _, _ in columns)], rows)
 
 
-def start_up(stored: Stored) -> str:
+def start_up(found: dict) -> str:
     """Seconds to the first result, and the size of the environment."""
-    runs = stored.get("notebook_runtime", {}).get("runs", {}).get("start-up", {}).values()
-    seconds = {name for run in runs for name in run["seconds"]}
-    parts = [f"`{name}` {spread(run['seconds'][name] for run in runs)}" for name in sorted(seconds)]
-    parts += [f"environment {run['bytes']['all'] / 1e9:.2f} GB" for run in [*runs][-1:]]
-    return "; ".join(parts) or NOT_MEASURED
+    runs = [*found["runs"]["start-up"].values()]
+    parts = [
+        f"`{name}` {spread(run['seconds'][name] for run in runs)}"
+        for name in sorted(runs[0]["seconds"])
+    ]
+    return "; ".join([*parts, f"environment {runs[-1]['bytes']['all'] / 1e9:.2f} GB"])
 
 
 def origin(name: str, found: dict) -> str:
     """Machine, versions and date of one store."""
     m = found["machine"]
     versions = ", ".join(f"`{p}` {v}" for p, v in sorted(found["versions"].items()))
-    counts = [len(each) for each in found["runs"].values()]
-    repetitions = " to ".join(map(str, sorted({min(counts), max(counts)})))
     return (
         f"- `{name}`: {found['date']}, `{m['processor']}`, {m['cores']} cores, {m['system']}, "
-        f"Python {m['python']}, {versions}; repetitions: {repetitions}; "
+        f"Python {m['python']}, {versions}; repetitions: {len([*found['runs'].values()][0])}; "
         f"digest of script and notebook `{found['code']}`"
     )
 
 
 def results(stored: Stored) -> dict[str, str]:
     """The parts of RESULTS.md."""
-    parts = {"promises": table(["promise", "measured", ""], judged(stored))}
-    parts |= {name: comparison(stored, name) for name in TABLES}
-    origins = [origin(name, found) for name, found in stored.items()]
-    return parts | {"start-up": start_up(stored), "origins": "\n".join(origins)}
+    parts = {name: comparison(stored[store], columns) for name, (store, columns) in TABLES.items()}
+    return parts | {
+        "promises": table(["promise", "measured", ""], judged(stored)),
+        "start-up": start_up(stored["notebook_runtime"]),
+        "origins": "\n".join(origin(name, found) for name, found in stored.items()),
+    }
 
 
-SUBJECTS = [  # of the README: what, store, figure, the notebook's, and beside it (None: the best)
+# ------------------------------------------------------------------ README and SEEDS.md
+
+
+SUBJECTS = [  # of the README: what, store, figure, the notebook's, and the best of these beside it
     ("Bayesian network: seconds to the quality that the usual style ends with",
      "bnn", "to_quality", "notebook", USUAL),
-    ("The same, beside the fastest library", "bnn", "to_quality", "notebook", None),
+    ("The same, beside the fastest library", "bnn", "to_quality", "notebook", LIBRARY),
     ("Bayesian network: milliseconds per step", "bnn", "ms_per_step", "notebook", FLOOR),
     ("Autoencoder: seconds to the quality that the tutorial's network ends with",
      "vae", "to_quality", "notebook", STOCK),
-    ("Flow: nats from the true moons, after equal time", "flows", "moons.gap", BEST, None),
+    ("Flow: nats from the true moons, after equal time", "flows", "moons.gap", BEST, LIBRARY),
 ]  # fmt: skip
 
 
 def overview(stored: Stored) -> str:
     """The README's table: one line per subject, the notebook beside something else."""
     rows = []
-    for subject, store, key, own, other in SUBJECTS:
-        values = {name: figures(stored, store, name, key) for name in stored[store]["runs"]}
-        best = min(filter(library, values), key=lambda name: statistics.median(values[name]))
-        beside = other or best
-        rows.append([subject, spread(values[own]), f"{spread(values[beside])}: {titled(beside)}"])
+    for subject, store, key, own, pattern in SUBJECTS:
+        found = stored[store]
+        values = medians(found, pattern, key)
+        other = min(values, key=values.get)
+        beside = f"{spread(figures(found, other, key))}: {titled(other)}"
+        rows.append([subject, spread(figures(found, own, key)), beside])
     return table(["median (smallest to largest)", "the notebook", "beside it"], rows)
 
 
@@ -269,7 +260,5 @@ def seeds(found: dict) -> dict[str, str]:
         failures = "; ".join(f"seed {r['seed']}: {r['error']}" for r in runs if "error" in r)
         tried = ", ".join(str(run["seed"]) for run in runs)
         rows.append([*key, tried, failures or "all", spread(peaks)])
-    m, torch = found["machine"], found["versions"]["torch"]
-    machine = f"{m['cores']} cores, {m['system']}, Python {m['python']}, torch {torch}"
     head = ["notebook", "threads", "code", "seeds", "held", "peak memory (MiB)"]
-    return {"machine": f"Until {found['date']}: {machine}.", "seeds": table(head, rows)}
+    return {"machine": f"Until {found['date']}: {machine(found)}.", "seeds": table(head, rows)}

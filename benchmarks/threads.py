@@ -8,6 +8,7 @@ Settings alternate within each repetition. Fills benchmarks/THREADS.md.
 """
 
 import itertools
+import json
 import statistics
 
 from benchmarks import measure, report
@@ -21,14 +22,13 @@ SETTINGS = {
     "2 threads, passive waiting": {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"},
     "2 threads, short spinning": {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "10000"},
 }
+NETWORKS = {"wide": ((784, 400, 784), 256, 60), "small": ((11, 50, 1), 1120, 500)}
 STEP = """
 import json, sys, time, torch
-wide = sys.argv[1] == "wide"
-sizes, n, steps = ((784, 400, 784), 256, 60) if wide else ((11, 50, 1), 1120, 500)
+(d, hidden, out), n, steps = json.loads(sys.argv[1])
 torch.manual_seed(0)
-layers = [torch.nn.Linear(sizes[0], sizes[1]), torch.nn.ReLU(), torch.nn.Linear(*sizes[1:])]
-net, x, y = torch.nn.Sequential(*layers), torch.rand(n, sizes[0]), torch.rand(n, sizes[2])
-optimiser = torch.optim.Adam(net.parameters())
+net = torch.nn.Sequential(torch.nn.Linear(d, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, out))
+x, y, optimiser = torch.rand(n, d), torch.rand(n, out), torch.optim.Adam(net.parameters())
 for step in range(steps + 20):
     if step == 20:
         start = time.perf_counter()
@@ -40,26 +40,23 @@ print(json.dumps({"seconds": time.perf_counter() - start}))
 
 
 def main() -> None:
-    times: dict[tuple, dict[str, list[float]]] = {}
-    cases = list(itertools.product(("wide", "small"), (False, True), SETTINGS))
-    for network, busy, name in cases * measure.REPETITIONS:
+    times: dict[tuple, list[float]] = {}
+    cases = list(itertools.product(NETWORKS, SETTINGS, (False, True)))
+    for network, name, busy in cases * measure.REPETITIONS:
         with measure.busy(busy):
-            found = measure.run_alone("-c", STEP, network, **SETTINGS[name])
-        times.setdefault((network, busy), {}).setdefault(name, []).append(found["seconds"])
+            size = json.dumps(NETWORKS[network])
+            found = measure.run_alone("-c", STEP, size, **SETTINGS[name])
+        times.setdefault((network, busy, name), []).append(found["seconds"])
     parts = {}
-    for network in ("wide", "small"):
+    for network in NETWORKS:
         rows = [[name] for name in SETTINGS]
         for busy, row in itertools.product((False, True), rows):
-            medians = {name: statistics.median(v) for name, v in times[network, busy].items()}
-            row += [report.spread(times[network, busy][row[0]])]
-            row += [report.number(medians[row[0]] / min(medians.values()))]
+            best = min(statistics.median(times[network, busy, name]) for name in SETTINGS)
+            own = times[network, busy, row[0]]
+            row += [report.spread(own), report.number(statistics.median(own) / best)]
         parts[network] = table(["", "idle", "ratio", "busy", "ratio"], rows)
     head = measure.origin(__spec__.name, ["torch"])
-    made, torch = head["machine"], head["versions"]["torch"]
-    parts["machine"] = (
-        f"Measured on {head['date']}: {made['cores']} cores, {made['system']}, Python "
-        f"{made['python']}, torch {torch}."
-    )
+    parts["machine"] = f"Measured on {head['date']}: {report.machine(head)}."
     PAGE.write_text(fill(PAGE.read_text(encoding="utf-8"), parts), encoding="utf-8")
 
 

@@ -10,16 +10,12 @@ much another choice of splits would change.
 import itertools
 from pathlib import Path
 
-import course_utils  # noqa: F401 - before torch: it decides how threads wait
-
-# isort: split
 import torch
 
 from benchmarks import measure
+from benchmarks.baselines import bnn
 from course_utils.data import load_wine_quality
-from course_utils.metrics import mean_and_error, mixture_log_density, rmse
-from tools import catalogue
-from tools.notebook_definitions import definitions
+from course_utils.metrics import mean_and_error
 
 MODELS = ("fit_linear", "fit_mean_field_bnn", "fit_laplace", "fit_bnn_ensemble")
 GROUPS = {"first": range(20), "second": range(20, 40)}
@@ -35,22 +31,18 @@ def score(fit, split: int) -> tuple[float, float]:
     )
     x = ((wine.x - x_mean) / x_scale).float()
     predict = fit(x[used], ((wine.y[used] - y_mean) / y_scale).float(), seed=split)
-    mean, scale = (part.double() * y_scale for part in predict(x[held], 200))
-    mean, y = mean + y_mean, wine.y[held]
-    return rmse(y, mean.mean(0)), mixture_log_density(y, mean, scale).mean().item()
+    return bnn.score(predict, x[held], wine.y[held], (y_mean, y_scale), bnn.DRAWS)
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    book = catalogue.find("wine")
-    fits = definitions(book.file)
     runs: dict[str, dict[str, list]] = {name: {} for name in MODELS}
     for name, group in itertools.product(MODELS, GROUPS):
-        values = torch.tensor([score(getattr(fits, name), split) for split in GROUPS[group]])
+        values = torch.tensor([score(getattr(bnn.nb, name), split) for split in GROUPS[group]])
         print(name, group, "mean and error of RMSE and log density:", mean_and_error(values))
         runs[name][group] = [[round(v, 4) for v in row] for row in values.tolist()]
     stored = measure.origin(__spec__.name, ["torch", "pyro-ppl"])
-    stored |= {"code": measure.code_digest(Path(__file__), book.source), "runs": runs}
+    stored |= {"code": measure.code_digest(Path(__file__), bnn.BOOK.source), "runs": runs}
     measure.write(measure.place("wine_splits"), stored)
 
 

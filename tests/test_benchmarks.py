@@ -1,17 +1,20 @@
 """The benchmarks: competitors that compete, runs that are not mixed, promises that are judged."""
 
 import json
-import os
-import subprocess
 import sys
+from functools import partial
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 
 import pytest
 import torch
 from torch import nn
 
-from benchmarks import measure, report
+from benchmarks import measure, notebook_runtime, report
 from benchmarks.baselines import bnn, densities, flows, vae
+
+DIGITS = vae.load_mnist()
+MOONS = densities.DENSITIES["moons"].sample(1200, 1)
 
 
 def here(competitors):
@@ -40,25 +43,29 @@ def test_a_stored_file_says_where_it_comes_from(name):
 def test_stored_scores_of_the_network_are_those_of_the_code():
     data, (train, size, epochs) = bnn.load(0), bnn.COMPETITORS["notebook"]
     watch = measure.Watch(every=20)
-    predict = train(data.x_train, data.y_train, 0, epochs, size, watch)
-    found = bnn.score(predict, watch.notes[-1][1], data.x_test, data.y_test, data.target, bnn.DRAWS)
+    predict = partial(train(data.x_train, data.y_train, 0, epochs, size, watch), watch.notes[-1][1])
+    found = bnn.score(predict, data.x_test, data.y_test, data.target, bnn.DRAWS)
     stored = measure.load("bnn")["runs"]["notebook"]["0"]
     assert found == pytest.approx((stored["test_rmse"], stored["test_log_density"]), abs=0.002)
 
 
-def judged(seconds, of_floor, quality=-0.9):
-    """Verdicts, if the usual style takes 4 s, and with the other seed both take twice as long."""
-    mine = {seed: {"curve": [[0.1, -2], [seconds * (1 + int(seed)), quality]], "of_floor": of_floor}
-            for seed in "017"}  # fmt: skip
-    usual = {"1": {"curve": [[8, -1.0]]}, "0": {"curve": [[4, -1.0]]}}  # another order, and no 7
-    stored = report.compare({"bnn": {"runs": {"notebook": mine, report.USUAL: usual}}})
+def verdicts(**stores):
+    """Figure and verdict of each promise about these runs."""
+    stored = report.compare({name: {"runs": runs} for name, runs in stores.items()})
     return [row[1:] for row in report.judged(stored)]
 
 
-def test_times_are_compared_seed_by_seed_and_a_missed_promise_is_shown():
-    assert judged(2, 2.0)[:3] == [["0.500", "reached"], ["2.00", "reached"], ["not measured", ""]]
-    assert judged(2.1, 2.1)[:2] == [["0.525", "**missed**"], ["2.10", "**missed**"]]
-    assert judged(2, 2.0, quality=-1.5)[0] == ["never", "**missed**"]
+@pytest.mark.parametrize("seconds, quality, of_floor, expected", [
+    (2, -0.9, 2.0, [["0.500", "reached"], ["2.00", "reached"]]),
+    (2.1, -0.9, 2.1, [["0.525", "**missed**"], ["2.10", "**missed**"]]),
+    (2, -1.5, 2.0, [["never", "**missed**"], ["2.00", "reached"]]),
+])  # fmt: skip
+def test_times_are_compared_seed_by_seed(seconds, quality, of_floor, expected):
+    # With seed 1 both take twice as long; the reference has another order, and no seed 7.
+    mine = {seed: {"curve": [[0.1, -2], [seconds * (1 + int(seed)), quality]], "of_floor": of_floor}
+            for seed in "017"}  # fmt: skip
+    usual = {"1": {"curve": [[8, -1.0]]}, "0": {"curve": [[4, -1.0]]}}
+    assert verdicts(bnn={"notebook": mine, report.USUAL: usual}) == expected
 
 
 def test_the_best_library_and_one_thread_alone_are_what_counts():
@@ -66,9 +73,8 @@ def test_the_best_library_and_one_thread_alone_are_what_counts():
     seconds = {"a, 1 thread": 10.0, "a, 2 threads": 6.0, "a, as shipped, busy": 16.0}
     plane = {name: {"0": {"moons": {"gap": gap}}} for name, gap in gaps.items()}
     whole = {name: {"0": {"seconds": value}} for name, value in seconds.items()}
-    stored = report.compare({"flows": {"runs": plane}, "notebook_runtime": {"runs": whole}})
-    assert [row[1:] for row in report.judged(stored)[4:]] == [
-        ["−0.00100", "**missed**"], ["1.60", "**missed**"]]  # fmt: skip
+    found = verdicts(flows=plane, notebook_runtime=whole)
+    assert found == [["−0.00100", "**missed**"], ["1.60", "**missed**"]]
 
 
 def test_a_note_costs_no_measured_time(monkeypatch):
@@ -80,47 +86,58 @@ def test_a_note_costs_no_measured_time(monkeypatch):
     assert watch.notes == [(1.0, "state"), (2.5, "state")]
 
 
-SCRIPT = """from pathlib import Path
-
-from benchmarks import measure
-HERE = Path(__file__).parent
-measure.PROGRESS, measure.TRIALS, measure.RESULTS = HERE, HERE / "quick", HERE / "published"
-
-def one(name, seed, size):
-    if name == "broken" and not (HERE / "mended").exists():
-        raise ValueError("it does not work")
-    return {"seed": seed}
-
-if __name__ == "__main__":
-    measure.command(__spec__, ["a", "broken", "b"], one, sources=[], packages=["torch"])
-"""
-
-
-def test_runs_go_round_are_kept_go_on_and_are_not_mixed(tmp_path):
+def test_runs_go_round_are_kept_go_on_and_are_not_mixed(tmp_path, monkeypatch, capsys):
     script, published = tmp_path / "trial.py", tmp_path / "published" / "trial.json"
-    script.write_text(SCRIPT)
-    env = os.environ | {"PYTHONPATH": f"{measure.ROOT}{os.pathsep}{tmp_path}"}
+    spec, log, broken = ModuleSpec("benchmarks.trial", None, origin=str(script)), [], ["b"]
 
-    def call(repetitions, *options):
-        command = [sys.executable, "-m", "trial", "--repetitions", str(repetitions), *options]
-        return subprocess.run(command, capture_output=True, text=True, env=env)
+    def alone(*command):
+        name, seed = command[3:5]
+        log.append(name + seed)
+        return {"error": "it does not work"} if name in broken else {"seed": seed}
 
-    first = call(2)
-    assert first.returncode == 1 and "it does not work" in first.stderr
-    order = [line.split(": ")[1] for line in first.stdout.splitlines()]
-    assert order == [f"{name}, seed {seed}" for seed in (0, 1) for name in ("a", "broken", "b")]
-    script.write_text(SCRIPT + "\n# a comment")
-    second = call(3, "a")
-    assert "a, seed 2" in second.stdout and "a, seed 1" not in second.stdout
-    assert second.returncode == 0 and not published.exists()  # the others are missing
-    (tmp_path / "mended").touch()
-    assert call(1, "--size", "quick").returncode == 0 and not published.exists()  # a trial
-    assert call(3).returncode == 0
+    def call(code, *options):
+        """The runs that were started."""
+        script.write_text(code)
+        monkeypatch.setattr(sys, "argv", ["trial", *options])
+        log.clear()
+        measure.command(spec, "abc", lambda *job: job, sources=[], packages=["torch"])
+        return log
+
+    monkeypatch.setattr(measure, "PROGRESS", tmp_path)
+    monkeypatch.setattr(measure, "RESULTS", published.parent)
+    monkeypatch.setattr(measure, "run_alone", alone)
+    with pytest.raises(SystemExit, match="it does not work"):
+        call("x = 1", "--repetitions", "2")
+    assert log == ["a0", "b0", "c0", "a1", "b1", "c1"]
+    assert call("x = 1  # as before", "a", "--repetitions", "3") == ["a2"]
+    broken.clear()
+    assert call("x = 1", "--repetitions", "1", "--size", "quick") == ["a0", "b0", "c0"]
+    assert not published.exists()  # one was a trial, and of the other runs some are missing
+    assert call("x = 1", "--repetitions", "2") == ["b0", "b1"]
     stored = json.loads(published.read_text())
-    assert stored["runs"]["a"] == {str(seed): {"seed": seed} for seed in range(3)}
-    assert stored["script"] == "trial"
-    script.write_text(SCRIPT + "\nchanged = True")
-    assert "a, seed 0" in call(1).stdout
+    assert stored["runs"] == {name: {"0": {"seed": "0"}, "1": {"seed": "1"}} for name in "abc"}
+    assert call("x = 2", "a", "--repetitions", "1") == ["a0"]
+    capsys.readouterr()
+    assert call("x = 2", "--one", "a", "3") == []
+    assert json.loads(capsys.readouterr().out) == ["a", 3, "normal"]
+
+
+def test_a_process_answers_with_its_last_line(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    code = "import json, os; print(); print(json.dumps(os.environ.get('OMP_NUM_THREADS')))"
+    assert measure.run_alone("-c", code) is None
+    assert measure.run_alone("-c", code, OMP_NUM_THREADS="2") == "2"
+    assert measure.run_alone("-c", "assert False, 'why'") == {"error": "AssertionError: why"}
+
+
+def test_the_newest_run_of_a_seed_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "place", lambda name: tmp_path / name)
+    measure.write(tmp_path / "seeds", {"runs": []})
+    for seed, found in (3, {"error": "far"}), (3, {"peak_memory_mb": 7}), (4, {"error": "no"}):
+        notebook_runtime.remember("flows", seed, 1, found)
+    kept = [[run["seed"], run.get("error")] for run in measure.load("seeds")["runs"]]
+    assert kept == [[3, None], [4, "no"]]
+    assert "| 3, 4 | seed 4: no | 7.00 |" in report.seeds(measure.load("seeds"))["seeds"]
 
 
 @pytest.mark.parametrize("place", densities.DENSITIES)
@@ -135,20 +152,12 @@ def test_points_come_from_the_density(place):
 
 @pytest.mark.parametrize("name", here(bnn.COMPETITORS))
 def test_bnn_is_what_it_says_and_trains(name):
-    data = bnn.load(0)
+    data, watch = bnn.load(0), measure.Watch()
     bnn.check(name, data.x_train, data.y_train)
-    watch = measure.Watch()
     predict = bnn.COMPETITORS[name][0](data.x_train, data.y_train, 0, 20, None, watch)
     assert watch.calls == 20  # the same steps for all
     mean, scale = predict(watch.notes[-1][1], data.x_val, 3)
     assert mean.shape == scale.shape == (3, len(data.y_val)) and (scale > 0).all()
-
-
-def test_bnn_batches_come_scaled_to_all_wines(monkeypatch):
-    data, start = bnn.load(0), bnn.UsualNet.__init__
-    monkeypatch.setattr(bnn.UsualNet, "__init__", lambda self, d, n: start(self, d, 64))
-    with pytest.raises(AssertionError):
-        bnn.check("usual Pyro style", data.x_train, data.y_train)
 
 
 def test_folds_of_the_benchmark_share_no_wine(monkeypatch):
@@ -158,28 +167,18 @@ def test_folds_of_the_benchmark_share_no_wine(monkeypatch):
     assert not any((row == data[1].x_test).all(1).any() for row in data[0].x_test)
 
 
-DIGITS = vae.load_mnist()
-FREQUENCY = DIGITS.x_train.mean(0).clamp(1e-4, 1 - 1e-4)
-
-
 @pytest.mark.parametrize("name", here(vae.COMPETITORS))
 def test_vae_is_scored_as_known_and_trains(name):
-    x = vae.nb.binarise(DIGITS.x_test[:20])
-    vae.check(vae.NEW[name](), x, FREQUENCY)
-    fitted, watch, images = vae.COMPETITORS[name](DIGITS.x_train[:300], DIGITS.x_val[:20], 0, 1, 5)
-    assert watch.notes and images in (300, 1000) and fitted.elbo(x).shape == (20,)
-
-
-def test_a_vae_with_the_sigmoid_applied_twice_is_refused():
-    wrong = vae.StockVae()
-    wrong.decoder[-1].register_forward_hook(lambda layer, z, logits: logits.sigmoid())
-    with pytest.raises(AssertionError):
-        vae.check(wrong, vae.nb.binarise(DIGITS.x_test[:20]), FREQUENCY)
+    (new, train), x = vae.COMPETITORS[name], vae.nb.binarise(DIGITS.x_test[:20])
+    vae.check(new(), x, DIGITS.x_train.mean(0).clamp(1e-4, 1 - 1e-4))
+    fitted, watch, images = train(DIGITS.x_train[:300], DIGITS.x_val[:20], 0, 1, 5)
+    assert images in (300, 1000) and fitted.elbo(x).shape == (20,)
+    new().load_state_dict(watch.notes[-1][1])
 
 
 @pytest.mark.parametrize("name", ["notebook", "Pyro's tutorial"])
 def test_operations_are_counted_as_by_hand(name):
-    model = vae.NEW[name]()
+    model = vae.COMPETITORS[name][0]()
     products = [2 * m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear)]
     # forward, and two products backward; the pixels of the first layer need no gradient
     by_hand = 3 * sum(products) - products[0]
@@ -188,18 +187,24 @@ def test_operations_are_counted_as_by_hand(name):
 
 @pytest.mark.parametrize("name", here(flows.COMPETITORS))
 def test_flow_is_a_density_and_trains(name):
-    competitor, x = flows.COMPETITORS[name], densities.DENSITIES["moons"].sample(1200, 1)
     torch.manual_seed(0)
-    rough = 0.2 if name == "Pyro" else 0.03  # its random start is too rough for a grid
-    flows.check(competitor.build(x, 0), x, rough, points=300)
-    flow, watch = flows.train(competitor, x, x[:100], 2, 0)
-    assert len(watch.notes) == 1 and flow.log_prob(x).isfinite().all()
-    assert flows.GLOBALS["build_flow"] is flows.BUILD
+    competitor, rough = flows.COMPETITORS[name], 0.2 if name == "Pyro" else 0.03
+    flows.check(competitor.build(MOONS, 0), MOONS, rough, points=300)
+    flow = flows.train(competitor, MOONS, MOONS[:100], 2, 0)
+    kind = type(competitor.build(MOONS, 0))
+    assert isinstance(flow, kind) and flow.log_prob(MOONS).isfinite().all()
 
 
-def test_a_flow_without_the_jacobian_of_the_scale_is_refused():
-    x = densities.DENSITIES["moons"].sample(500, 1)
-    wrong = flows.Zuko(x)
-    wrong.log_prob = lambda points: wrong.score((points - wrong.shift) / wrong.scale)
-    with pytest.raises(AssertionError):
-        flows.check(wrong, x, 0.2, points=300)
+def test_wrong_models_are_refused(monkeypatch):
+    data, start = bnn.load(0), bnn.UsualNet.__init__
+    monkeypatch.setattr(bnn.UsualNet, "__init__", lambda self, d, n: start(self, d, 64))
+    with pytest.raises(AssertionError):  # batches that do not stand for all wines
+        bnn.check("usual Pyro style", data.x_train, data.y_train)
+    twice = vae.StockVae()
+    twice.decoder[-1].register_forward_hook(lambda layer, z, logits: logits.sigmoid())
+    with pytest.raises(AssertionError):  # the sigmoid applied twice
+        vae.check(twice, vae.nb.binarise(DIGITS.x_test[:20]), torch.full((vae.PIXELS,), 0.2))
+    flow = flows.COMPETITORS["zuko"].build(MOONS, 0)
+    flow.log_prob = lambda points: flow.score((points - flow.shift) / flow.scale)
+    with pytest.raises(AssertionError):  # no Jacobian of the scale
+        flows.check(flow, MOONS, 0.2, points=300)

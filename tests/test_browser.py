@@ -1,7 +1,7 @@
 """The notebooks as a student meets them: JupyterLab in a real browser, Run All Cells, sliders.
 
 What is run is the version without solutions, untouched, in its own folder and with its own
-course_utils and data; only the seed is another one (``benchmarks/seeds.py`` tries ten). What is
+course_utils and data; only the seed is another one (``benchmarks/SEEDS.md`` has ten). What is
 wrong is seen in the file that Lab saves and in the page. Screenshots are kept in ``build/browser``
 (or below ``COURSE_ARTEFACTS``).
 """

@@ -10,12 +10,9 @@ scale. The notebook's function and its floor use all wines in every step; the ot
 
 import itertools
 import math
-from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 
-import course_utils  # noqa: F401 - before torch: it decides how threads wait
-
-# isort: split
 import pyro
 import pyro.distributions as dist
 import torch
@@ -35,7 +32,7 @@ from tools.notebook_definitions import definitions
 BOOK = catalogue.find("wine")
 nb = definitions(BOOK.file)
 nb.standardise.__globals__["device"] = torch.device("cpu")  # the notebook sets it in a cell
-HIDDEN = 50
+HIDDEN, SHAPE = 50, {"hidden": 50, "noisy": False}
 STEPS, RATE = 800, 0.03  # of the notebook's fit_mean_field_bnn
 EPOCHS, BATCH, PEER_RATE = 150, 64, 0.01
 DRAWS = 200
@@ -64,10 +61,7 @@ def load(seed: int) -> SimpleNamespace:
 
 def batches(x: Tensor, y: Tensor, size: int | None, epochs: int):
     """All rows ``epochs`` times, or shuffled batches from a DataLoader."""
-    if size is None:
-        yield from itertools.repeat((x, y), epochs)
-        return
-    loader = DataLoader(TensorDataset(x, y), batch_size=size, shuffle=True)
+    loader = DataLoader(TensorDataset(x, y), batch_size=size, shuffle=True) if size else [(x, y)]
     for _ in range(epochs):
         yield from loader
 
@@ -75,7 +69,7 @@ def batches(x: Tensor, y: Tensor, size: int | None, epochs: int):
 def from_posterior(loc_and_scale: tuple[Tensor, Tensor], x: Tensor, s: int):
     """Means and scales (s, n) of the notebook's network under a factorised Gaussian."""
     loc, scale = loc_and_scale
-    return nb.mean_and_scale(loc + scale * torch.randn(s, len(loc)), x, HIDDEN, False)
+    return nb.mean_and_scale(loc + scale * torch.randn(s, len(loc)), x, **SHAPE)
 
 
 def notebook(x, y, seed, epochs, size, watch):
@@ -84,19 +78,17 @@ def notebook(x, y, seed, epochs, size, watch):
 
     def watched(*given):
         if next(calls):  # the first call, before the training, creates the parameters
-            watch(lambda: [pyro.param(name).detach().clone() for name in ("loc", "scale")])
+            watch(lambda: [pyro.param(name).detach() for name in ("loc", "scale")])
         nb.bnn_model(*given)
 
-    options = {"hidden": HIDDEN, "rate": RATE, "noisy": False}
-    nb.train_svi(x, y, seed=seed, steps=epochs, model=watched, **options)
+    nb.train_svi(x, y, seed=seed, steps=epochs, rate=RATE, model=watched, **SHAPE)
     return from_posterior
 
 
 def bare_loss(loc, raw, prior, x, y):
     """The negative ELBO of the notebook's model in plain PyTorch, with one draw."""
     scale = raw.exp()
-    w = loc + scale * torch.randn_like(loc)
-    mean, sigma = nb.mean_and_scale(w, x, HIDDEN, False)
+    mean, sigma = nb.mean_and_scale(loc + scale * torch.randn_like(loc), x, **SHAPE)
     misfit = 0.5 * ((y - mean) / sigma).square() + sigma.log() + 0.5 * math.log(2 * math.pi)
     ratio = scale / prior
     kl = 0.5 * (ratio.square() + (loc / prior).square() - 1) - ratio.log()
@@ -106,12 +98,12 @@ def bare_loss(loc, raw, prior, x, y):
 def bare(x, y, seed, epochs, size, watch):
     """The floor: the same arithmetic, optimiser and schedule without Pyro."""
     torch.manual_seed(seed)
-    prior = nb.weight_prior(x, HIDDEN, False)
+    prior = nb.weight_prior(x, **SHAPE)
     loc = (prior * torch.randn_like(prior) / 3).requires_grad_()
     raw = (prior / 20).log().requires_grad_()
 
     def loss():
-        watch(lambda: [loc.detach().clone(), raw.detach().exp()])
+        watch(lambda: [loc.detach(), raw.detach().exp()])
         return bare_loss(loc, raw, prior, x, y)
 
     nb.minimise(loss, [loc, raw], steps=epochs, rate=RATE)
@@ -152,7 +144,7 @@ def usual(x, y, seed, epochs, size, watch):
     svi = SVI(net, guide, pyro.optim.Adam({"lr": PEER_RATE}), Trace_ELBO())
     for xb, yb in batches(x.asinh(), y, size, epochs):
         svi.step(xb, yb)
-        watch(lambda: measure.cloned(guide))
+        watch(guide.state_dict)
 
     def predict(state, x_new, s):
         guide.load_state_dict(state)
@@ -164,9 +156,49 @@ def usual(x, y, seed, epochs, size, watch):
     return predict
 
 
-def shapes(d: int) -> list[tuple[tuple[int, int], float]]:
-    """Per layer its size and the notebook's prior scale: these libraries know one per layer."""
-    return [((d, HIDDEN), 2 * d**-0.5), ((HIDDEN, 1), 2 * HIDDEN**-0.5)]
+# ------------------------------------------------------------------ libraries of Bayesian layers
+
+
+def priors(d: int) -> tuple[float, float]:
+    """The notebook's prior scales of the weights: these libraries know one scale per layer."""
+    return 2 * d**-0.5, 2 * HIDDEN**-0.5
+
+
+def network(layer, d: int) -> nn.Sequential:
+    """Of two layers, each made for so many inputs and outputs and a prior scale."""
+    first, last = priors(d)
+    return nn.Sequential(layer(d, HIDDEN, first), nn.SiLU(), layer(HIDDEN, 1, last))
+
+
+def bayesian_torch(d: int):
+    """Its prior_variance is used as a scale, and its KL is a mean over weights: both mended."""
+    from bayesian_torch.layers import LinearReparameterization
+
+    class Layer(LinearReparameterization):
+        dnn_to_bnn_flag = True  # forward returns the output alone
+
+        def kl_div(self, loc, *others):
+            return super().kl_div(loc, *others) * loc.numel()
+
+    net = network(lambda n, m, prior: Layer(n, m, prior_variance=prior), d)
+    return net, lambda: net[0].kl_loss() + net[2].kl_loss()
+
+
+def blitz(d: int):
+    """Its KL term is an estimate from the draw of the forward pass."""
+    from blitz.losses import kl_divergence_from_nn
+    from blitz.modules import BayesianLinear
+
+    net = network(lambda n, m, prior: BayesianLinear(n, m, prior_sigma_1=prior, prior_pi=1), d)
+    return net, lambda: kl_divergence_from_nn(net)
+
+
+def torchbnn(d: int):
+    """Its posterior starts as wide as the prior."""
+    from torchbnn import BayesLinear, BKLLoss
+
+    net = network(lambda n, m, prior: BayesLinear(0.0, prior, n, m), d)
+    return net, lambda: BKLLoss(reduction="sum")(net)[0]
 
 
 def factors(layer: nn.Module):
@@ -177,48 +209,6 @@ def factors(layer: nn.Module):
             if "mu" in name and (partner := name.replace("mu", other)) in own:
                 found[mean.data_ptr()] = mean, scale(own[partner])  # blitz names each twice
     return found.values()
-
-
-def bayesian_torch(d: int):
-    """Its prior_variance is used as a scale, and its KL is a mean over weights: both mended."""
-    from bayesian_torch.layers import LinearReparameterization
-
-    first, last = layers = [
-        LinearReparameterization(*size, prior_variance=prior) for size, prior in shapes(d)
-    ]
-    for layer in layers:
-        layer.dnn_to_bnn_flag = True  # forward returns the output alone
-
-    def kl():
-        total = 0.0
-        for layer in layers:
-            priors = (layer.prior_weight_sigma, layer.prior_bias_sigma)
-            for (loc, scale), prior in zip(factors(layer), priors, strict=True):
-                total += layer.kl_div(loc, scale, torch.zeros_like(loc), prior) * loc.numel()
-        return total
-
-    return nn.Sequential(first, nn.SiLU(), last), kl
-
-
-def blitz(d: int):
-    """Its KL term is an estimate from the draw of the forward pass."""
-    from blitz.losses import kl_divergence_from_nn
-    from blitz.modules import BayesianLinear
-
-    first, last = (
-        BayesianLinear(*size, prior_sigma_1=prior, prior_pi=1) for size, prior in shapes(d)
-    )
-    net = nn.Sequential(first, nn.SiLU(), last)
-    return net, lambda: kl_divergence_from_nn(net)
-
-
-def torchbnn(d: int):
-    """Its posterior starts as wide as the prior."""
-    from torchbnn import BayesLinear, BKLLoss
-
-    first, last = (BayesLinear(0.0, prior, *size) for size, prior in shapes(d))
-    net, loss = nn.Sequential(first, nn.SiLU(), last), BKLLoss(reduction="sum")
-    return net, lambda: loss(net)[0]
 
 
 def library(make):
@@ -234,7 +224,7 @@ def library(make):
             log_prob = dist.Normal(net(xb)[:, 0], net.log_noise.exp()).log_prob(yb)
             (kl() / len(y) - log_prob.mean()).backward()
             adam.step()
-            watch(lambda: measure.cloned(net))
+            watch(net.state_dict)
 
         def predict(state, x_new, s):
             net.load_state_dict(state)
@@ -256,63 +246,59 @@ COMPETITORS = {  # how to train, on batches of which size (None: all rows), for 
 }
 
 
+# ------------------------------------------------------------------ is each what it says?
+
+
 def check(name: str, x: Tensor, y: Tensor) -> None:
-    """Is it the model that it says it is? Raises AssertionError if not."""
+    """Raises AssertionError if a competitor is not the model that it says it is."""
     torch.manual_seed(0)
-    prior = nb.weight_prior(x, HIDDEN, False)
-    if name in MAKERS:
+    prior = nb.weight_prior(x, **SHAPE)
+    if name in MAKERS:  # it is random, and its KL is the one between its Gaussians and the prior
         net, kl = MAKERS[name](x.shape[1])
         assert net(x).shape == (len(x), 1) and not torch.equal(net(x), net(x))
         exact = sum(
-            kl_divergence(dist.Normal(loc, scale), dist.Normal(0.0, p)).sum()
-            for layer, (_, p) in zip(net[::2], shapes(x.shape[1]), strict=True)
+            kl_divergence(dist.Normal(loc, scale), dist.Normal(0.0, prior)).sum()
+            for layer, prior in zip(net[::2], priors(x.shape[1]), strict=True)
             for loc, scale in factors(layer)
         )
         estimates = torch.stack([(net(x[:1]), kl())[1].detach() for _ in range(400)])
         assert abs(estimates.mean() / exact - 1) < 0.01, (estimates.mean(), exact)
-    elif name == "usual Pyro style":
+    elif name == "usual Pyro style":  # the same weights have the notebook's density
         net = UsualNet(x.shape[1], len(x))
         trace = pyro.poutine.trace(net).get_trace(x[:64].asinh(), y[:64])
-        values = {site: node["value"] for site, node in trace.iter_stochastic_nodes()}
-        parts = [values[f"{layer}.{part}"] for layer in ("first", "last")
-                 for part in ("weight", "bias")]  # fmt: skip
-        parts = [part.mT.flatten() if part.ndim == 2 else part for part in parts]
-        w = torch.cat([*parts, values["sigma"].log()[None]])
-        mean, sigma = nb.mean_and_scale(w, x[:64], HIDDEN, False)
-        fit = dist.Normal(mean, sigma).log_prob(y[:64]).sum() * len(x) / 64
+        sites = ("first.weight", "first.bias", "last.weight", "last.bias", "sigma")
+        *parts, sigma = (trace.nodes[site]["value"] for site in sites)
+        w = torch.cat([*(part.t().flatten() for part in parts), sigma.log()[None]])
+        fit = dist.Normal(*nb.mean_and_scale(w, x[:64], **SHAPE)).log_prob(y[:64])
         log_prior = dist.Normal(0.0, prior).log_prob(w).sum() - w[-1]  # of sigma, not log sigma
-        assert torch.isclose(trace.log_prob_sum(), fit + log_prior, rtol=1e-4)
+        total = fit.sum() * len(x) / 64 + log_prior
+        assert torch.isclose(trace.log_prob_sum(), total, rtol=1e-4)
     else:  # the notebook and its floor: the same noise gives the same loss
         loc, scale = prior * torch.randn_like(prior) / 3, prior / 20
         pyro.clear_param_store()
         pyro.param("loc", loc)
         pyro.param("scale", scale, constraint=dist.constraints.positive)
         pyro.set_rng_seed(1)
-        by_pyro = TraceMeanField_ELBO().loss(nb.bnn_model, nb.bnn_guide, x, y, HIDDEN, False)
+        by_pyro = TraceMeanField_ELBO().loss(nb.bnn_model, nb.bnn_guide, x, y, **SHAPE)
         torch.manual_seed(1)
         by_hand = bare_loss(loc, scale.log(), prior, x, y).item()
         assert abs(by_pyro / by_hand - 1) < 1e-4, (by_pyro, by_hand)
 
 
-def score(predict, state, x: Tensor, y: Tensor, target, draws: int) -> tuple[float, float]:
+def score(predict, x: Tensor, y: Tensor, target, draws: int) -> tuple[float, float]:
     """RMSE (quality points) and mean log density (nats) of targets in quality points."""
     torch.manual_seed(0)
     with torch.no_grad():
-        mean, scale = (part.double() * target[1] for part in predict(state, x, draws))
+        mean, scale = (part.double() * target[1] for part in predict(x, draws))
     mean = mean + target[0]
     return rmse(y, mean.mean(0)), mixture_log_density(y, mean, scale).mean().item()
 
 
-def step_seconds(train, x: Tensor, y: Tensor, rounds: int) -> tuple[float, float]:
-    """Seconds of a step on all wines: the competitor's and the floor's, which take turns."""
-    times: dict[Callable, list[float]] = {train: [], bare: []}
-    for _ in range(rounds):
-        for turn, kept in times.items():
-            watch = measure.Watch(every=20)
-            turn(x, y, 0, 80, None, watch)
-            kept += [b - a for (a, _), (b, _) in itertools.pairwise(watch.notes)]
-    own, floor = (sorted(times[key])[len(times[key]) // 2] / 20 for key in (train, bare))
-    return own, floor
+def step_seconds(train, x: Tensor, y: Tensor) -> float:
+    """Seconds of a step on all wines, without the first ones."""
+    watch = measure.Watch(every=20)
+    train(x, y, 0, 80, None, watch)
+    return (watch.notes[-1][0] - watch.notes[0][0]) / 60
 
 
 def one(name: str, seed: int, size: str) -> dict:
@@ -322,17 +308,17 @@ def one(name: str, seed: int, size: str) -> dict:
     x, y = data.x_train, data.y_train
     check(name, x, y)
     epochs, rounds, draws = (epochs // 10, 1, 20) if size == "quick" else (epochs, 7, DRAWS)
-    own, floor = step_seconds(train, x, y, rounds)
+    clocks = (partial(step_seconds, each, x, y) for each in (train, bare))
+    own, floor = measure.medians(*clocks, rounds=rounds)
     total = epochs if batch is None else epochs * math.ceil(len(y) / batch)
     watch = measure.Watch(every=max(1, total // 40))
     predict = train(x, y, seed, epochs, batch, watch)
 
-    def judge(state, x_new, observed):
-        return score(predict, state, x_new, observed, data.target, draws)
+    def judge(state, x_new: Tensor, observed: Tensor) -> tuple[float, float]:
+        return score(partial(predict, state), x_new, observed, data.target, draws)
 
     curve = [(round(t, 4), judge(state, data.x_val, data.y_val)[1]) for t, state in watch.notes]
-    last = watch.notes[-1][1]
-    error, density = judge(last, data.x_test, data.y_test)
+    error, density = judge(watch.notes[-1][1], data.x_test, data.y_test)
     return {
         "ms_per_step": 1000 * own,
         "of_floor": own / floor,
@@ -344,6 +330,5 @@ def one(name: str, seed: int, size: str) -> dict:
 
 
 if __name__ == "__main__":
-    sources = [BOOK.source]
     packages = ["torch", "pyro-ppl", "bayesian-torch", "blitz-bayesian-pytorch", "torchbnn"]
-    measure.command(__spec__, COMPETITORS, one, sources=sources, packages=packages)
+    measure.command(__spec__, COMPETITORS, one, sources=[BOOK.source], packages=packages)
