@@ -45,27 +45,19 @@ def test_importing_the_package_sets_the_wait_policy_but_respects_the_users():
     assert python(code, OMP_WAIT_POLICY="ACTIVE") == "ACTIVE\n"
 
 
-def test_auto_prefers_cuda_then_mps(monkeypatch):
+def test_auto_prefers_cuda_then_mps_and_an_absent_device_names_those_present(monkeypatch):
     present = runtime.present_devices()
     assert str(runtime.get_device()) == present[0] and present[-1] == "cpu"
-    assert torch.zeros(1, device=runtime.get_device()).isfinite()
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert runtime.get_device() == torch.device("mps")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert runtime.get_device() == torch.device("cuda:0")
-    assert runtime.get_device("cuda") == torch.device("cuda")
-    assert runtime.get_device("cuda:1") == torch.device("cuda:1")
-    with pytest.raises(ValueError, match="cuda:2.*cuda:0.*cuda:1.*mps.*cpu"):
-        runtime.get_device("cuda:2")
-
-
-@pytest.mark.parametrize(
-    "absent", ["cuda:99", "cuda:-1", "cpu:0", "meta", "", "CPU", "auto ", "cpu\n", *JUNK, ["cpu"]]
-)
-def test_an_absent_device_names_those_present(absent):
-    with pytest.raises(ValueError, match="not present.*'cpu'"):
-        runtime.get_device(absent)
+    for name in ("cuda", "cuda:1"):
+        assert runtime.get_device(name) == torch.device(name)
+    for absent in ("cuda:2", "cuda:-1", "cpu:0", "meta", "", "CPU", "cpu\n", *JUNK, ["cpu"]):
+        with pytest.raises(ValueError, match="not present.*cuda:0.*cuda:1.*mps.*cpu"):
+            runtime.get_device(absent)
 
 
 def test_seed_reaches_every_generator():

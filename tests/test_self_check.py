@@ -1,6 +1,5 @@
 """``python -m course_utils`` on a good machine and on damaged ones."""
 
-import json
 import re
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from unittest import mock
 import pytest
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKernel
 
+from benchmarks import measure
 from course_utils import __main__ as report
 from course_utils import runtime
 from course_utils.data import files
@@ -65,26 +65,21 @@ def test_missing_and_old_packages(capsys, monkeypatch):
     assert "warning tqdm 4.999, tested with" in out
 
 
-def test_wait_policy_of_the_user_is_a_warning(capsys, monkeypatch):
+def test_the_users_wait_policy_and_little_memory_are_warnings(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     monkeypatch.setattr(report, "CHECKS", (report.threads,))
-    out = lines(capsys)
-    assert out.startswith("warning ") and "benchmarks/threads.py" in out
-
-
-def test_little_memory_is_a_warning_that_states_the_largest_notebook(capsys, monkeypatch, tmp_path):
+    assert lines(capsys).startswith("warning ")
     limit = tmp_path / "memory.max"  # of a container
-    limit.write_text("1500000000\n", encoding="utf-8")
     monkeypatch.setattr(report, "Path", lambda name: limit)
     monkeypatch.setattr(report, "CHECKS", (report.memory,))
-    out = lines(capsys)
-    assert out.startswith("warning memory 1.5 GB")
-    stated = float(re.search(r"one of them needs up to ([\d.]+) GB", out)[1])
-    runs = json.loads((ROOT / "benchmarks" / "seeds.json").read_text(encoding="utf-8"))["runs"]
-    assert stated - 0.1 < max(run["peak_memory_mb"] for run in runs) / 1000 <= stated
-    limit.write_text("max\n", encoding="utf-8")  # none, so the machine's
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=1.9e9))
-    assert lines(capsys).startswith("warning memory 1.9 GB")
+    for text, found in (("1500000000\n", "1.5"), ("max\n", "1.9")):  # no limit: the machine's
+        limit.write_text(text, encoding="utf-8")
+        out = lines(capsys)
+        assert out.startswith(f"warning memory {found} GB")
+    stated = float(re.search(r"one of them needs up to ([\d.]+) GB", out)[1])
+    needed = max(run["peak_memory_mb"] for run in measure.load("seeds")["runs"]) / 1000
+    assert stated - 0.1 < needed <= stated
 
 
 ABSENT = report.metadata.PackageNotFoundError("course-utils")
