@@ -34,15 +34,6 @@ LOOK = """() => {
     return /, 0\\)$/.test(colour) && e.parentElement ? paper(e.parentElement) : colour;
   };
   const rgb = (colour) => colour.match(/[\\d.]+/g).slice(0, 3).map((part) => part / 255);
-  const canvas = document.createElement("canvas"), context = canvas.getContext("2d");
-  const draw = (letter, font) => {
-    canvas.width = 60;  // empties it
-    context.font = `40px ${font}`;
-    context.fillText(letter, 5, 45);
-    return canvas.toDataURL();
-  };
-  const missing = (text, font) =>
-    [...new Set(text)].filter((a) => a.trim() && draw(a, font) === draw("\\u{10fffd}", font));
   slides.forEach((slide, index) => {
     const frame = slide.getBoundingClientRect(), number = index + 1;
     const place = (r) => [r.left, r.top, r.right, r.bottom].map(
@@ -53,11 +44,9 @@ LOOK = """() => {
     while (walker.nextNode()) {
       const text = walker.currentNode.data, e = walker.currentNode.parentElement;
       if (!text.trim() || e.closest("style, script")) continue;
-      const style = getComputedStyle(e), range = new Range();
-      const faults = missing(text, style.fontFamily);
+      const size = parseFloat(getComputedStyle(e).fontSize), range = new Range();
       range.selectNodeContents(walker.currentNode);
-      for (const r of range.getClientRects())
-        add(e, r, {text, size: parseFloat(style.fontSize), faults, formula: false});
+      for (const r of range.getClientRects()) add(e, r, {text, size, faults: [], formula: false});
     }
     for (const e of slide.querySelectorAll("mjx-container > svg")) {
       const sizes = [...e.querySelectorAll("path")].map((p) => p.getScreenCTM().a * 1000);
@@ -125,7 +114,7 @@ def test_text_is_large_and_dark_enough(seen):
 
 
 @pytest.mark.browser
-def test_every_letter_has_a_glyph_and_every_formula_is_rendered(seen):
+def test_every_formula_is_rendered(seen):
     for text in seen["texts"]:
         assert not text["faults"], text
         assert text["formula"] or not re.search(r"[$\\]|\[\[|\{\{|\^\{|_\{", text["text"]), text
@@ -184,21 +173,19 @@ def test_results_and_pictures_come_once_from_tagged_cells(tmp_path, monkeypatch)
     monkeypatch.setattr(catalogue.Notebook, "built", tmp_path / "nb.ipynb")
     with pytest.raises(SystemExit, match="nb.ipynb is missing. Remedy: make notebooks NAME=flows"):
         lecture.fact("flows.gap")
-    cells = []
-    for tag, data in (
-        ("slides", bundle(gap="-0.02 ± 0.01", twice="1")),
-        ("slides", bundle(twice="1")),
-        ("picture-moons", {"image/png": "aGVsbG8="}),
-    ):
-        outputs = [nbformat.v4.new_output("display_data", data=data)]
-        cells.append(nbformat.v4.new_code_cell(metadata={"tags": [tag]}, outputs=outputs))
+    shown = [("slides", bundle(gap="-0.02 ± 0.01", twice="1")), ("slides", bundle(twice="1"))]
+    cells = [
+        nbformat.v4.new_code_cell(
+            metadata={"tags": [tag]}, outputs=[nbformat.v4.new_output("display_data", data=data)]
+        )
+        for tag, data in [*shown, ("picture-moons", {"image/png": "aGVsbG8="})]
+    ]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "nb.ipynb")
     assert lecture.filled("by [[flows.gap]] nats") == "by −0.02\u00a0±\u00a00.01 nats"
     assert lecture.picture("flows/moons") == "aGVsbG8="
-    where = "the cells of nb.ipynb that are tagged"
-    with pytest.raises(SystemExit, match=f"{where} slides put out result 'twice' 2 times, not"):
+    with pytest.raises(SystemExit, match="tagged slides put out result 'twice' 2 times, not"):
         lecture.fact("flows.twice")
-    with pytest.raises(SystemExit, match=f"{where} picture-sun put out a picture 0 times, not"):
+    with pytest.raises(SystemExit, match="tagged picture-sun put out a picture 0 times, not"):
         lecture.picture("flows/sun")
 
 
