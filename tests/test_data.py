@@ -140,15 +140,6 @@ def test_stratified_split_keeps_the_shares(seed, rare):
         assert abs(y[part].sum() - fraction * rare) <= 1
 
 
-@pytest.mark.mistake("D1")
-def test_grouped_split_leaves_no_twin_between_sides():
-    wine = data.load_wine_quality()
-    split = data.split_indices(1599, groups=data.duplicate_groups(wine.x), stratify=wine.y, seed=0)
-    sides = [set(map(tuple, wine.x[part].tolist())) for part in split]
-    assert sum(map(len, sides)) == len(set.union(*sides))
-    assert not split.test.equal(data.split_indices(1599, seed=1).test)
-
-
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=30))
 @settings(max_examples=40, deadline=None)
 def test_duplicate_groups_label_equal_rows_alike(rows):

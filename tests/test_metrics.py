@@ -46,17 +46,6 @@ def test_mean_and_error_and_rmse():
     assert metrics.rmse(*off_by_two) == pytest.approx(math.sqrt(2))
 
 
-@pytest.mark.mistake("B8")
-def test_scores_of_one_draw_are_those_of_a_gaussian():
-    """The CRPS: Gneiting and Raftery (2007), eq. 21."""
-    y, mean, scale = mixture(1, 50)
-    log_p = Normal(mean[0], scale[0]).log_prob(y)
-    torch.testing.assert_close(metrics.mixture_log_density(y, mean, scale), log_p)
-    z, unit = (y - mean[0]) / scale[0], Normal(0.0, 1.0)
-    crps = scale[0] * (z * (2 * unit.cdf(z) - 1) + 2 * unit.log_prob(z).exp() - math.pi**-0.5)
-    torch.testing.assert_close(metrics.mixture_crps(y, mean, scale), crps)
-
-
 @pytest.mark.mistake("B7")
 def test_log_density_integrates_to_one_and_is_not_that_of_the_mean():
     _, mean, scale = mixture(5, 1)

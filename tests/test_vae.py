@@ -67,13 +67,6 @@ def test_rate_is_the_divergence_from_the_standard_normal():
     torch.testing.assert_close(nb.gaussian_kl(mu, sigma), exact)
 
 
-@pytest.mark.mistake("V2")
-def test_log_bernoulli_sums_to_one_over_all_images(all_rows):
-    logits = 3 * torch.randn(1, 6)
-    total = nb.log_bernoulli(all_rows, logits.expand(64, -1)).exp().sum()
-    assert total.item() == pytest.approx(1, abs=1e-5)
-
-
 @pytest.mark.mistake("V7")
 def test_evidence_sums_to_one_over_all_images(small_vae, all_rows):
     assert log_evidence(small_vae, all_rows).exp().sum().item() == pytest.approx(1, abs=1e-4)
@@ -82,17 +75,14 @@ def test_evidence_sums_to_one_over_all_images(small_vae, all_rows):
 
 @pytest.mark.mistake("V8")
 def test_bounds_climb_to_the_exact_log_likelihood(small_vae, all_rows):
-    exact = log_evidence(small_vae, all_rows)
-    levels = [
-        torch.stack([small_vae.bound(all_rows, draws, seed) for seed in range(200)]).mean(0)
+    seeds, exact = range(200), log_evidence(small_vae, all_rows).mean()
+    elbo = sum(small_vae.elbo(all_rows, seed).mean() for seed in seeds) / 200
+    one, five, fifty = (
+        sum(small_vae.bound(all_rows, draws, seed).mean() for seed in seeds) / 200
         for draws in (1, 5, 50)
-    ]
-    elbo = torch.stack([small_vae.elbo(all_rows, seed) for seed in range(200)]).mean(0)
-    assert (elbo - levels[0]).abs().max() < 0.5  # both estimate the same bound
-    means = [elbo.mean(), *(level.mean() for level in levels), exact.mean()]
-    assert abs(means[0] - means[1]) < 0.05
-    assert means[1] < means[2] < means[3] < means[4] + 0.005
-    assert means[4] - means[3] < 0.05
+    )
+    assert abs(elbo - one) < 0.05  # both estimate the same bound
+    assert one < five < fifty < exact + 0.005 < fifty + 0.055
 
 
 @pytest.mark.mistake("V5")
@@ -205,17 +195,6 @@ def test_no_grey_image_is_scored(small_vae):
     for score in (small_vae.elbo, lambda x: small_vae.bound(x, 3)):
         with pytest.raises(ValueError, match="binarise"):
             score(grey)
-
-
-@pytest.mark.mistake("V10")
-def test_active_units_and_alarm():
-    class Fixed(nn.Module):
-        def posterior(self, x):
-            return x * torch.tensor([1.0, 0.0, 0.01]), torch.ones_like(x)
-
-    assert nb.active_units(Fixed(), torch.randn(500, 3)) == 1
-    low, high = torch.tensor([0.0, 1.0]), torch.tensor([2.0, 3.0])
-    assert nb.alarm_rate(low, high) == 1 and nb.alarm_rate(high, low) == 0
 
 
 # The benchmark on all of MNIST: its parts on tiny data, and what its stored result must say
