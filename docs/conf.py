@@ -39,6 +39,7 @@ nb_execution_mode = "off"  # the outputs are those that the notebooks store
 nb_render_markdown_format = "myst"  # of outputs: tables and formulas as in the text
 nb_ipywidgets_js = {}  # would come from a CDN; every slider has a static picture above it
 nb_mime_priority_overrides = [("html", "image/gif", 15)]
+suppress_warnings = ["mystnb.unknown_mime_type"]  # results for the slides have a plain text, too
 nb_code_prompt_show = "Show the solution"  # nothing else is hidden
 nb_code_prompt_hide = "Hide the solution"
 myst_enable_extensions = ["deflist", "dollarmath"]
