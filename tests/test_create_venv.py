@@ -112,21 +112,19 @@ def test_here_is_this_python_without_what_the_tests_need(setup):
 # ------------------------------------------------------------------ one line for each obstacle
 
 
-OBSTACLES = {
-    r"3\.11 or newer is needed, this is 3\.9\.1\. Remedy": lambda patch: patch.setattr(
-        sys, "version_info", (3, 9, 1)
-    ),
-    "Remedy on Debian: sudo apt install python3-venv": lambda patch: patch.setitem(
-        sys.modules, "ensurepip", None
-    ),
-    "no permission to write": lambda patch: patch.setattr(os, "access", lambda *_: False),
-}
-
-
-@pytest.mark.parametrize("message", OBSTACLES)
-def test_an_obstacle_is_named(setup, monkeypatch, message):
-    OBSTACLES[message](monkeypatch)
-    with pytest.raises(SystemExit, match=f"^course: .*{message}"):
+@pytest.mark.parametrize(
+    ("obstacle", "message"),
+    [
+        (mock.patch.object(sys, "version_info", (3, 9, 1)), "3.11 or newer is needed, this is 3.9"),
+        (
+            mock.patch.dict(sys.modules, {"ensurepip": None}),
+            "sudo apt install python3-venv",
+        ),
+        (mock.patch.object(os, "access", lambda *_: False), "no permission to write"),
+    ],
+)
+def test_an_obstacle_is_named(setup, obstacle, message):
+    with obstacle, pytest.raises(SystemExit, match=f"^course: .*{message}"):
         setup()
     assert setup.calls == []
 

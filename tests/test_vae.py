@@ -13,7 +13,7 @@ import torch
 from pyro.infer import TraceMeanField_ELBO
 from torch import nn
 
-from benchmarks import all_of_mnist, measure
+from benchmarks import all_of_mnist
 from benchmarks.baselines.vae import StockVae
 from tools.notebook_definitions import definitions
 
@@ -197,7 +197,7 @@ def test_no_grey_image_is_scored(small_vae):
             score(grey)
 
 
-# The benchmark on all of MNIST: its parts on tiny data, and what its stored result must say
+# The benchmark on all of MNIST, on tiny data
 
 
 def test_benchmark_fits_and_scores_the_stock_model():
@@ -205,11 +205,3 @@ def test_benchmark_fits_and_scores_the_stock_model():
     found = all_of_mnist.fitted(lambda seed: all_of_mnist.stock(x, x, seed, 30, 0)[0], x[:100])
     before = StockVae(6).elbo(x).mean() + 0.1
     assert before < found["elbo"] < found["bound_500"] + 0.05 < 0 < found["training_seconds"]
-
-
-def test_stored_benchmark_is_ahead_of_the_references():
-    stored = measure.load("all_of_mnist")["runs"]
-    assert stored["long"]["notebook"]["bound_500"] > -86.76  # Burda et al. (2016), VAE, 50 latents
-    ours, stock = stored["equal"]["notebook"], stored["equal"]["stock"]
-    assert ours["training_seconds"] <= stock["training_seconds"]
-    assert ours["elbo"] > stock["elbo"] and ours["bound_500"] > stock["bound_500"]
