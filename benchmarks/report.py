@@ -69,9 +69,6 @@ def medians(found: dict, pattern: str, key: str) -> dict[str, float]:
     return {name: statistics.median(figures(found, name, key)) for name in names}
 
 
-# ------------------------------------------------------------------ how figures are written
-
-
 def number(value: float, digits: int = 3) -> str:
     """A few significant digits, and a true minus sign."""
     if not math.isfinite(value):
@@ -94,10 +91,6 @@ def mean_error(values: list[float], places: int) -> str:
     return f"{statistics.mean(values):.{places}f} ± {error:.{places}f}".replace("-", "−")
 
 
-def percent(values: list[float]) -> str:
-    return spread(100 * value for value in values)
-
-
 def titled(name: str) -> str:
     """A competitor as it is printed: packages and notebooks in the font of code."""
     start, comma, rest = name.partition(", ")
@@ -108,9 +101,6 @@ def machine(found: dict) -> str:
     """Where something was measured, in one line."""
     m, torch = found["machine"], found["versions"]["torch"]
     return f"{m['cores']} cores, {m['system']}, Python {m['python']}, torch {torch}"
-
-
-# ------------------------------------------------------------------ promises
 
 
 TO_QUALITY = "time to the quality that Pyro's network ends with, of its time"
@@ -140,16 +130,13 @@ def judged(stored: Stored) -> list[list[str]]:
     return rows
 
 
-# ------------------------------------------------------------------ RESULTS.md
-
-
 VAE = [
     ("digits seen", "images", spread),
     ("test ELBO (nats)", "test_elbo", partial(mean_error, places=1)),
     ("seconds to quality", "to_quality", spread),
     ("seconds in all", "seconds", spread),
     ("million operations per image", "flops_per_image", lambda values: number(values[0] / 1e6)),
-    ("% of the peak", "share_of_peak", percent),
+    ("% of the peak", "share_of_peak", lambda values: spread(100 * value for value in values)),
 ]
 TABLES = {  # by its name: the store, and for each column its heading, figure and format
     "bnn": ("bnn", [
@@ -183,10 +170,10 @@ TABLES = {  # by its name: the store, and for each column its heading, figure an
 
 def comparison(found: dict, columns: list) -> str:
     """One of the tables: a row per competitor."""
+    names = [name for name in found["runs"] if name != "start-up"]
     rows = [
         [titled(name), *(show(figures(found, name, key)) for _, key, show in columns)]
-        for name in found["runs"]
-        if name != "start-up"
+        for name in names
     ]
     return table(["", *(heading for heading, _, _ in columns)], rows)
 
@@ -194,10 +181,8 @@ def comparison(found: dict, columns: list) -> str:
 def start_up(found: dict) -> str:
     """Seconds to the first result, and the size of the environment."""
     runs = [*found["runs"]["start-up"].values()]
-    parts = [
-        f"`{name}` {spread(run['seconds'][name] for run in runs)}"
-        for name in sorted(runs[0]["seconds"])
-    ]
+    names = sorted(runs[0]["seconds"])
+    parts = [f"`{name}` {spread(run['seconds'][name] for run in runs)}" for name in names]
     return "; ".join([*parts, f"environment {runs[-1]['bytes']['all'] / 1e9:.2f} GB"])
 
 
@@ -220,9 +205,6 @@ def results(stored: Stored) -> dict[str, str]:
         "start-up": start_up(stored["notebook_runtime"]),
         "origins": "\n".join(origin(name, found) for name, found in stored.items()),
     }
-
-
-# ------------------------------------------------------------------ README and SEEDS.md
 
 
 SUBJECTS = [  # of the README: what, store, figure, the notebook's, and the best of these beside it

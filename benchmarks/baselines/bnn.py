@@ -156,9 +156,6 @@ def usual(x, y, seed, epochs, size, watch):
     return predict
 
 
-# ------------------------------------------------------------------ libraries of Bayesian layers
-
-
 def priors(d: int) -> tuple[float, float]:
     """The notebook's prior scales of the weights: these libraries know one scale per layer."""
     return 2 * d**-0.5, 2 * HIDDEN**-0.5
@@ -244,9 +241,6 @@ COMPETITORS = {  # how to train, on batches of which size (None: all rows), for 
     "usual Pyro style": (usual, BATCH, EPOCHS),
     **{name: (library(make), BATCH, EPOCHS) for name, make in MAKERS.items()},
 }
-
-
-# ------------------------------------------------------------------ is each what it says?
 
 
 def check(name: str, x: Tensor, y: Tensor) -> None:

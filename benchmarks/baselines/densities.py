@@ -12,7 +12,9 @@ from course_utils.data import make_two_moons, two_moons_log_prob
 
 MOONS = {"noise": 0.05}
 BEND = 0.3  # noise of the banana
-RADII, WIDTH = (1.0, 2.0), 0.08
+RADII, WIDTH = torch.tensor([1.0, 2.0]), 0.08
+# Of the distance from the centre of the rings; what lies below zero is less than 1e-30.
+RADIUS = dist.MixtureSameFamily(dist.Categorical(torch.ones(2)), dist.Normal(RADII, WIDTH))
 
 
 class Density(NamedTuple):
@@ -36,17 +38,11 @@ def banana_log_prob(x: Tensor) -> Tensor:
     return dist.Normal(x1.new_tensor(0.0), 1.0).log_prob(x1) + bend
 
 
-def radius_log_prob(r: Tensor) -> Tensor:
-    """Log density of the distance from the centre; what lies below zero is less than 1e-30."""
-    each = [dist.Normal(radius, WIDTH).log_prob(r) for radius in RADII]
-    return torch.stack(each).logsumexp(0) - math.log(len(RADII))
-
-
 def sample_rings(n: int, seed: int) -> Tensor:
     """Two rings of equal weight around zero: (n, 2)."""
     generator = torch.Generator().manual_seed(seed)
     angle = 2 * math.pi * torch.rand(n, generator=generator)
-    centre = torch.tensor(RADII)[torch.randint(len(RADII), (n,), generator=generator)]
+    centre = RADII[torch.randint(len(RADII), (n,), generator=generator)]
     r = centre + WIDTH * torch.randn(n, generator=generator)
     return torch.stack([r * angle.cos(), r * angle.sin()], 1)
 
@@ -54,7 +50,7 @@ def sample_rings(n: int, seed: int) -> Tensor:
 def rings_log_prob(x: Tensor) -> Tensor:
     """Log density of the rings, (n, 2) -> (n,), in nats: that of the radius over its circle."""
     r = x.double().norm(dim=-1).clamp(min=1e-12)
-    return radius_log_prob(r) - (2 * math.pi * r).log()
+    return RADIUS.log_prob(r) - (2 * math.pi * r).log()
 
 
 DENSITIES = {
