@@ -69,12 +69,18 @@ def test_promises_are_judged_seed_by_seed_by_the_worst_median():
 
 
 def test_a_note_costs_no_measured_time(monkeypatch):
-    now = iter([0.0, 1.0, 5.0, 6.5, 9.0])  # the clock between the calls
-    monkeypatch.setattr(measure.time, "perf_counter", lambda: next(now))
-    watch = measure.Watch(every=2)
+    now, watch = [0.0], measure.Watch(every=2)
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
+    watch.started = 0.0
+
+    def state():
+        now[0] += 100
+        return "state"
+
     for _ in range(4):
-        watch(lambda: "state")
-    assert watch.notes == [(1.0, "state"), (2.5, "state")]
+        now[0] += 1
+        watch(state)
+    assert watch.notes == [(2.0, "state"), (4.0, "state")]
 
 
 def test_runs_go_round_are_kept_go_on_and_are_not_mixed(tmp_path, monkeypatch, capsys):
