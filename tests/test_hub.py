@@ -87,6 +87,18 @@ def test_refused_at_the_door_with_a_message(hub, anna, name, password):
     assert "/hub/login" in stranger.browser.get(f"{anna.address}/lab").url
 
 
+@as_root
+def test_an_account_outside_the_class_stays_outside(hub):
+    mallory = Student(hub, "mallory")
+    subprocess.run(["useradd", "--create-home", mallory.name], check=True)
+    try:
+        line = f"{mallory.name}:{mallory.password}\n"
+        subprocess.run(["chpasswd"], input=line, text=True, check=True)
+        assert mallory.ask_to_enter().status_code == 403
+    finally:
+        subprocess.run(["userdel", "--remove", mallory.name], capture_output=True, check=True)
+
+
 def test_own_token_opens_no_other_door(anna, bob):
     header = {"Authorization": f"token {bob.token}"}
     assert requests.get(f"{anna.address}/api/contents", headers=header).status_code == 403
