@@ -1,6 +1,6 @@
 # %% [markdown] slideshow={"slide_type": "slide"}
 # # {{title}}
-# *Bayesian Statistical Learning, Lecture 4: Deep learning architectures (slides 3 and 4)*
+# *Bayesian Statistical Learning, Lecture 4: Deep learning architectures*
 #
 # **What you will do.** Predict the score that tasters gave a wine, from eleven laboratory
 # measurements. First with a straight line, then with a neural network, then with a network whose

@@ -1,6 +1,6 @@
 # %% [markdown] slideshow={"slide_type": "slide"}
 # # {{title}}
-# *Bayesian Statistical Learning, Lecture 4: Deep learning architectures (slide 7)*
+# *Bayesian Statistical Learning, Lecture 4: Deep learning architectures*
 #
 # **What you will do.** Start from one change of variables, by hand. Stack it into a network whose
 # density is exact. Come within about a hundredth of a nat of the best possible score on two

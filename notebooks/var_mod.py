@@ -1,6 +1,6 @@
 # %% [markdown] slideshow={"slide_type": "slide"}
 # # {{title}}
-# *Bayesian Statistical Learning, Lecture 4: Deep learning architectures (slides 5 and 6)*
+# *Bayesian Statistical Learning, Lecture 4: Deep learning architectures*
 #
 # **What you will do.** Fit a generative model to handwritten digits without looking at one label.
 # You begin with an autoencoder, see what it lacks for drawing, and repair it with the one idea of
