@@ -154,26 +154,24 @@ def build(name: str, force: bool = False) -> bool:
     entry = catalogue.find(name)
     notebook = notebook_sources.parse(entry)
     stamp = code_stamp(notebook)
-    there = None if force else current(entry, stamp)
-    if there:
-        for old, new in zip(code_cells(there), code_cells(notebook), strict=True):
-            new.outputs, new.execution_count = old.outputs, old.execution_count
-        course = there.metadata.course
-    else:
+    solved = None if force else current(entry, stamp)
+    executed = solved is None
+    if executed:
         spent: dict[str, float] = {}
         execute(notebook, lambda cell, seconds: spent.update({cell.id: seconds}))
         tidy(notebook)
         course = {"code": stamp, "outputs": outputs_stamp(notebook)}
         course["seconds"] = seconds_of_sections(notebook, spent)
-        solved = {cell.id: cell for cell in notebook.cells}
-        notebook = notebook_sources.parse(entry, course["seconds"])  # the timetable knows them now
-        for cell in code_cells(notebook):
-            cell.outputs = solved[cell.id].outputs
-            cell.execution_count = solved[cell.id].execution_count
+        # The timetable knows the seconds only now.
+        solved, notebook = notebook, notebook_sources.parse(entry, course["seconds"])
+    else:
+        course = solved.metadata.course
+    for old, new in zip(code_cells(solved), code_cells(notebook), strict=True):
+        new.outputs, new.execution_count = old.outputs, old.execution_count
     notebook.metadata |= {"course": course, "language_info": LANGUAGE}
     nbformat.validate(notebook)
     notebook_sources.write(notebook, entry.built)
-    return not there
+    return executed
 
 
 def main() -> None:

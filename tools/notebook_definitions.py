@@ -2,9 +2,8 @@
 
 import ast
 import types
-from pathlib import Path
 
-NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+from tools import catalogue
 
 
 def _keeps(node: ast.stmt) -> bool:
@@ -25,7 +24,7 @@ def definitions(notebook: str) -> types.SimpleNamespace:
     A function that works in this namespace can be copied out of the notebook together with the
     definitions it names.
     """
-    path = NOTEBOOKS / f"{notebook}.py"
+    path = catalogue.find(notebook).source
     tree = ast.parse(path.read_text(encoding="utf-8"))
     tree.body = [node for node in tree.body if _keeps(node)]
     namespace: dict = {"__name__": notebook}
