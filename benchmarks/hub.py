@@ -20,6 +20,8 @@ import psutil
 import requests
 import websocket
 
+from tools.ports import free_ports
+
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "binder" / "jupyterhub" / "jupyterhub_config.py"
 PATIENCE = 600  # seconds; the machine may do other work
@@ -39,15 +41,6 @@ def wait_until(done: Callable[[], object], what: str) -> None:
         if time.monotonic() > end:
             raise TimeoutError(f"{what}: not within {PATIENCE} seconds")
         time.sleep(0.2)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of the loopback interface that nobody listens to."""
-    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [server.getsockname()[1] for server in servers]
-    for server in servers:
-        server.close()
-    return ports
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tools import present
+from tools.ports import free_ports
 
 PATIENCE = 900  # seconds until something counts as hanging, on however slow a machine
 TOKEN = "test"
@@ -24,13 +24,6 @@ SETTINGS = {
     "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     "@jupyterlab/docmanager-extension/plugin": {"autosave": False},
 }
-
-
-def free_port() -> int:
-    """A port of the loopback interface that nobody listens to."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 @contextlib.contextmanager
@@ -77,7 +70,7 @@ def jupyterlab(
         environment[f"JUPYTER_{part}_DIR"] = str(state / part.lower())
     for part in ("SETTINGS", "WORKSPACES"):
         environment[f"JUPYTERLAB_{part}_DIR"] = str(state / part.lower())
-    port = free_port()
+    [port] = free_ports(1)
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1"]
     command += [f"--port={port}", "--port-retries=0", f"--IdentityProvider.token={TOKEN}"]
     command += [f"--notebook-dir={folder}", "--allow-root", *options]
