@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import nbformat
 
-NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = ROOT / "notebooks"
 HEADING = re.compile(r"^## (\d+) (.+)$", re.MULTILINE)
 EXERCISE = re.compile(r"^### Exercise (\w+): (.+) \((\d+) minutes\)$", re.MULTILINE)
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -77,11 +78,37 @@ class Notebook(NamedTuple):
         return metadata.get("course", {}).get("seconds", {})
 
 
+class Published(NamedTuple):
+    """Where the course is to be found; empty strings until ``make links`` has been told."""
+
+    repository: str  # owner/name on GitHub
+    branch: str
+    hub: str  # address of a JupyterHub
+
+    @property
+    def address(self) -> str:
+        return f"https://github.com/{self.repository}" if self.repository else ""
+
+
+def read() -> dict:
+    """The catalogue as it is written."""
+    return tomllib.loads((NOTEBOOKS / "catalogue.toml").read_text(encoding="utf-8"))
+
+
+def published() -> Published:
+    """Where the course is published."""
+    return Published(**read()["published"])
+
+
+def version() -> str:
+    """The version of the course; its release is tagged ``v`` and this."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+
+
 def load() -> list[Notebook]:
     """All notebooks, in the order of the course."""
-    text = (NOTEBOOKS / "catalogue.toml").read_text(encoding="utf-8")
     found = []
-    for entry in tomllib.loads(text)["notebook"]:
+    for entry in read()["notebook"]:
         sections = [
             Section(number, title, **facts)
             for number, (title, facts) in enumerate(entry.pop("sections").items(), 1)
