@@ -102,7 +102,8 @@ def published() -> Published:
 
 def version() -> str:
     """The version of the course; its release is tagged ``v`` and this."""
-    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return project["version"]
 
 
 def load() -> list[Notebook]:
