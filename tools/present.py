@@ -1,4 +1,4 @@
-"""Open a notebook as slides in JupyterLab, with a kernel.
+"""Open a notebook as slides in JupyterLab, with a kernel: a copy of it, with its results.
 
     python -m tools.present NAME [options of jupyter lab]
 
@@ -11,6 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from course_utils import copies
 from tools import catalogue
 
 STATE = Path(__file__).resolve().parents[1] / "build" / "presenting"
@@ -39,6 +40,20 @@ def write_settings(folder: Path, settings: dict) -> None:
         path.write_text(json.dumps(values), encoding="utf-8")
 
 
+def copy_with_results(original: Path, work: Path) -> Path:
+    """A copy in ``work/``; one that is there is used again until the course has changed."""
+    version = copies.origin(copies.fresh(original))
+    for path in work.glob(f"{original.stem}-with-results*.ipynb"):
+        if copies.read(path).get("metadata", {}).get("presented") == version:
+            return path
+    notebook = copies.read(original)
+    notebook["metadata"]["presented"] = version
+    work.mkdir(exist_ok=True)
+    path = copies.free_name(work / f"{original.stem}-with-results.ipynb")
+    copies.write(path, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
+    return path
+
+
 def main() -> None:
     name, *options = sys.argv[1:] or [""]
     notebook = catalogue.find(name)
@@ -46,8 +61,9 @@ def main() -> None:
     write_settings(STATE / "settings", SETTINGS)
     os.environ["JUPYTERLAB_SETTINGS_DIR"] = str(STATE / "settings")
     os.environ["JUPYTERLAB_WORKSPACES_DIR"] = str(STATE / "workspaces")
-    command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={notebook.built.parent}"]
-    command += [f"--LabApp.default_url=/lab/tree/{notebook.built.name}", *options]
+    path = copy_with_results(notebook.built, catalogue.ROOT / "work")
+    command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={catalogue.ROOT}"]
+    command += [f"--LabApp.default_url=/lab/tree/work/{path.name}", *options]
     os.execv(sys.executable, command)
 
 

@@ -1,15 +1,13 @@
-"""Each student's server, in an image and on a Hub: what a full disk must not do to a notebook."""
+"""What a full disk must not do to a notebook."""
 
 import json
 import shutil
 
 from tornado.web import HTTPError
 
-c = get_config()  # noqa: F821 - Jupyter provides it
-
 
 def refuse_what_does_not_fit(model: dict, path: str, contents_manager, **_) -> None:
-    """Raise an error, which JupyterLab shows, before anything is overwritten.
+    """Raise an error, which JupyterLab shows, before a save overwrites anything.
 
     Jupyter keeps a copy while it saves, and puts it back when writing fails; but not when only the
     last few kilobytes did not fit.
@@ -23,6 +21,3 @@ def refuse_what_does_not_fit(model: dict, path: str, contents_manager, **_) -> N
             f" {free / 1e6:.1f} MB are free. The version saved last is unchanged, and nothing in"
             " this window is lost. Delete files or clear large outputs, then save again.",
         )
-
-
-c.FileContentsManager.pre_save_hook = refuse_what_does_not_fit
