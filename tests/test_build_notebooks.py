@@ -6,7 +6,11 @@ import pytest
 from tools import build_notebooks, catalogue, notebook_sources
 from tools.marked import fill
 
-CATALOGUE = """[[notebook]]
+CATALOGUE = """[published]
+repository = ""
+branch = "main"
+hub = ""
+[[notebook]]
 file = "lesson"
 nickname = "short"
 title = "Add"
@@ -110,6 +114,7 @@ def outputs(course) -> list:
         ("notebooks/lesson.py", "# ### Exercise", "# Some prose, with a comma.\n# ### Exercise"),
         ("notebooks/lesson.py", 'path = "table.csv"', 'path = "table.csv"  # a comment'),
         ("notebooks/catalogue.toml", "minutes = 10", "minutes = 20"),
+        ("notebooks/catalogue.toml", 'repository = ""', 'repository = "we/course"'),
         ("course_utils/digits.py", 'ONE = "1"', '"""The digits."""\n\nONE = "1"  # a comment'),
         ("course_utils/other.py", "2", "3"),
         ("data/other.csv", "2", "3"),
@@ -191,9 +196,9 @@ def test_an_unknown_name_is_told_the_choice(course):
 
 
 def run(notebook, check) -> dict:
-    """The names that the cells after the imports leave behind."""
+    """The names that the cells of an exercise leave behind."""
     names = {"check_sum": check}
-    for cell in notebook_sources.code_cells(notebook)[2:]:
+    for cell in notebook_sources.code_cells(notebook)[3:]:
         exec(cell.source, names)
     return names
 

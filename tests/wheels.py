@@ -18,12 +18,13 @@ def pack(folder: Path, name: str, version: str, files: dict[str, bytes]) -> None
         wheel.writestr(f"{stem}.dist-info/RECORD", "".join(record))
 
 
-def stub_wheels(folder: Path, versions: dict[str, str]) -> None:
+def stub_wheels(folder: Path, versions: dict[str, str], requires: str = "") -> None:
     """Packages that hold nothing but their version; ``some-name`` is imported as ``some_name``."""
     for name, version in versions.items():
         module = name.replace("-", "_")
         info = f"{module}-{version}.dist-info"
         about = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        about += f"Requires-Dist: {requires}\n" if requires else ""
         files = {
             f"{module}/__init__.py": f"__version__ = {version!r}\n".encode(),
             f"{info}/METADATA": about.encode(),

@@ -5,7 +5,8 @@
 Writes ``notebooks/NAME.ipynb`` from ``notebooks/NAME.py``. A stamp in its metadata covers what its
 outputs depend on: the code of its cells, the modules of ``course_utils`` that they import, the
 files that this code names, and the constraints. Where the stamp holds, outputs are carried over as
-they are. A notebook that warns is refused, and nothing is written.
+they are. The cell tagged ``alone`` puts out nothing here, and does not count. A notebook that warns
+is refused, and nothing is written.
 """
 
 import argparse
@@ -87,7 +88,10 @@ def named_files(code: str) -> set[Path]:
 
 def code_stamp(notebook: NotebookNode) -> str:
     """Digest of everything that decides what the cells of a notebook put out."""
-    cells = [cell.source for cell in code_cells(notebook)]
+    cells = [
+        "" if "alone" in notebook_sources.tags(cell) else cell.source
+        for cell in code_cells(notebook)
+    ]
     plain = "\n".join(cell for cell in cells if bare(cell) != cell)  # without IPython's commands
     used = modules(plain)
     texts = {path: path.read_text(encoding="utf-8") for path in used}

@@ -12,6 +12,7 @@ from nbformat import NotebookNode
 from tools import catalogue
 from tools.quoted import QUOTED
 
+FIRST_CELL = Path(__file__).with_name("first_cell.py")
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 CHECK = re.compile(r"^(?:assert )?(?P<check>[\w.]*\bcheck_\w+)\((?P<answer>\w+)\)", re.MULTILINE)
 
@@ -30,7 +31,8 @@ def read(name: str) -> NotebookNode:
     """The notebook that a source describes, with cell ids that follow the text.
 
     What stands in double braces comes from the catalogue (``{{title}}``, ``{{timetable}}`` and
-    ``{{exercises}}``) or from a stored measurement (see ``tools.quoted``).
+    ``{{exercises}}``) or from a stored measurement (see ``tools.quoted``). Before the first cell of
+    code stands that of ``tools/first_cell.py``.
     """
     return parse(catalogue.find(name))
 
@@ -45,6 +47,7 @@ def parse(entry: catalogue.Notebook, seconds: dict[str, float] | None = None) ->
         "exercises": catalogue.exercises(entry),
     }
     generated |= {key: text() for key, text in QUOTED.items()}
+    notebook.cells.insert(notebook.cells.index(code_cells(notebook)[0]), first_cell())
     seen: set[str] = set()
     for cell in notebook.cells:
         cell.id = hashlib.sha256(cell.source.encode()).hexdigest()[:8]
@@ -56,6 +59,15 @@ def parse(entry: catalogue.Notebook, seconds: dict[str, float] | None = None) ->
                 cell.source = cell.source.replace("{{" + key + "}}", text)
     check_sections(entry, notebook)
     return notebook
+
+
+def first_cell() -> NotebookNode:
+    """What fetches the course for a notebook that was opened alone."""
+    code = FIRST_CELL.read_text(encoding="utf-8").rstrip()
+    code = code.replace("{{address}}", catalogue.published().address)
+    code = code.replace("{{tag}}", f"v{catalogue.version()}")
+    folded = {"tags": ["alone"], "jupyter": {"source_hidden": True}}
+    return nbformat.v4.new_code_cell(code, metadata=folded | {"slideshow": {"slide_type": "skip"}})
 
 
 def check_sections(entry: catalogue.Notebook, notebook: NotebookNode) -> None:

@@ -1,0 +1,159 @@
+"""A notebook that was opened alone fetches its course, and changes no package that is there."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from tests.wheels import real_wheel, stub_wheels
+from tools import catalogue, notebook_sources
+
+ROOT = Path(__file__).resolve().parents[1]
+TAG = f"v{catalogue.version()}"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+NEEDED = [Requirement(text).name for text in PROJECT["dependencies"]]
+PINS = dict(
+    line.split("==") for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
+)
+OLD = {"torch": "1.0+cu99", "tqdm": "4.1", "numpy": "1.0"}  # older than the course wants
+NOTICE = "def notice(tag):\n    print('copy of', tag)\n"
+
+
+def first_cell(monkeypatch, address: str) -> str:
+    """The first cell of code of a notebook, as ``make links`` with this address writes it."""
+    place = catalogue.Published("", "main", "")
+    monkeypatch.setattr(catalogue.Published, "address", address)
+    monkeypatch.setattr(catalogue, "published", lambda: place)
+    return notebook_sources.code_cells(notebook_sources.read("flows"))[0].source
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory) -> Path:
+    """The course as a git repository, with its tag."""
+    course = tmp_path_factory.mktemp("published") / "the course"
+    shutil.copytree(
+        ROOT / "course_utils", course / "course_utils",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )  # fmt: skip
+    (course / "course_utils" / "copies.py").write_text(NOTICE)
+    for name in ("pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, course)
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a", "-C", str(course)]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "Course"], ["tag", TAG]):
+        subprocess.run([*git, *words], check=True)
+    return course
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory) -> Path:
+    """A folder with everything that the course depends on, in the tested versions."""
+    folder = tmp_path_factory.mktemp("wheels")
+    stub_wheels(folder, {name: PINS[name] for name in NEEDED})
+    real_wheel(folder, "pip")
+    return folder
+
+
+class Bare:
+    """A Python of its own, which has pip and some old packages, and a folder for one notebook."""
+
+    def __init__(self, folder: Path, wheels: Path, old: dict[str, str]) -> None:
+        self.place, self.wheels = folder / "a folder", wheels
+        self.place.mkdir()
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "v"], check=True)
+        self.python = folder / "v" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+        there = folder / "there"
+        stub_wheels(there, old)
+        (pip,) = wheels.glob("pip-*")
+        command = [self.python, pip / "pip", "install", "-q", "--no-index", "--find-links", there]
+        subprocess.run([*command, pip, *old], check=True)
+
+    def run(self, code: str) -> subprocess.CompletedProcess:
+        """Run a cell as the first of a kernel."""
+        pip = {
+            "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": str(self.wheels),
+            "PIP_CONFIG_FILE": os.devnull,
+        }
+        return subprocess.run(
+            [self.python, "-c", code], cwd=self.place, env=os.environ | pip,
+            capture_output=True, text=True,
+        )  # fmt: skip
+
+    def packages(self) -> dict[str, str]:
+        code = "import importlib.metadata as m, json\n"
+        code += "print(json.dumps({d.name: d.version for d in m.distributions()}))"
+        return json.loads(self.run(code).stdout)
+
+
+def test_the_course_is_fetched_and_only_what_is_missing_is_added(
+    tmp_path, monkeypatch, published, wheels
+):
+    bare = Bare(tmp_path, wheels, OLD)
+    cell = first_cell(monkeypatch, str(published))
+    asks = "\nimport course_utils, zuko\nprint(course_utils.__file__)"
+    before, done = bare.packages(), bare.run(cell + asks)
+    assert done.returncode == 0, done.stderr
+    assert f"copy of {TAG}\n{bare.place / 'course' / 'course_utils'}" in done.stdout
+    added = set(NEEDED) - set(OLD) - {"ipykernel", "jupyterlab", "jupytext"}
+    assert bare.packages() == before | {name: PINS[name] for name in added}
+    again = bare.run(cell)  # the next day
+    assert (again.returncode, again.stdout) == (0, f"copy of {TAG}\n"), again.stderr
+
+
+def test_other_versions_where_the_tested_ones_would_change_what_is_there(tmp_path, published):
+    """And one line below pip's where there are none."""
+    wheels = tmp_path / "wheels"
+    stub_wheels(wheels, {"zuko": PINS["zuko"]}, requires="tqdm>=4.66")
+    stub_wheels(wheels, {"zuko": "1.3.0", "tqdm": "4.99"})
+    real_wheel(wheels, "pip")
+    old = dict.fromkeys(NEEDED, "0.1")
+    del old["zuko"]
+    bare = Bare(tmp_path, wheels, old)
+    code = f"import sys; sys.path.insert(0, {str(published)!r})\n"
+    code += "from course_utils.alone import add_missing; add_missing()"
+    bare.wheels = tmp_path
+    assert "\ncourse: pip failed" in bare.run(code).stderr
+    bare.wheels = wheels
+    assert bare.run(code).returncode == 0
+    assert bare.packages() == old | {"zuko": "1.3.0", "pip": PINS["pip"]}
+
+
+SHELL = """import sys
+sys.modules |= {"course_utils": None, "course_utils.copies": None}  # as if not installed
+from IPython.core.interactiveshell import InteractiveShell
+InteractiveShell.instance().run_cell(sys.argv[1])"""
+
+
+@pytest.mark.parametrize(
+    ("address", "where"),
+    [("", "where this file came from"), ("/nowhere/course", f"at /nowhere/course ({TAG})")],
+)
+def test_where_nothing_can_be_fetched_one_line_says_where_the_course_is(
+    tmp_path, monkeypatch, address, where
+):
+    command = [sys.executable, "-c", SHELL, first_cell(monkeypatch, address)]
+    env = os.environ | {"IPYTHONDIR": str(tmp_path / "ipython")}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.stdout.startswith(f"course: the rest of the course is {where}. Remedy: ")
+    assert done.stdout.count("\n") == 1
+    assert not (tmp_path / "course").exists()
+
+
+def test_a_kernel_of_another_python_fetches_no_second_course(tmp_path, monkeypatch, published):
+    """Beside the course's folder it is the kernel that is wrong."""
+    shutil.copytree(published, tmp_path / "whole")
+    (tmp_path / "whole" / "work").mkdir()
+    code = "import sys\nsys.modules['course_utils'] = sys.modules['course_utils.copies'] = None\n"
+    code += first_cell(monkeypatch, str(published))
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "whole" / "work",
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert "ModuleNotFoundError: course: " in done.stderr
+    assert not list((tmp_path / "whole" / "work").iterdir())
