@@ -58,6 +58,7 @@ MISTAKES = [  # exercise, wrong answer, words of the message
     ("minibatch_loss", lambda p, kl, n: (kl - p.sum()) / n, "scale it up"),
     ("minibatch_loss", lambda p, kl, n: kl - p.mean(), "once per data set"),
     ("minibatch_loss", lambda p, kl, n: p.mean() - kl / n, "sign"),
+    ("minibatch_loss", lambda p, kl, n: (kl - n / 6 * p.sum()) / n, "off"),
     ("variance_parts", lambda m, s: right.variance_parts(m, s).flip(0), "aleatoric above"),
     ("variance_parts", lambda m, s: right.variance_parts(m, s).sqrt(), "not standard deviations"),
     ("variance_parts", lambda m, s: torch.stack([s.square().mean(0), m.var(0)]), "correction=0"),
@@ -83,6 +84,12 @@ MISTAKES = [  # exercise, wrong answer, words of the message
     ("reparametrise", lambda m, r, e: m + r * e, "is a logarithm"),
     ("reparametrise", lambda m, r, e: m + (2 * r).exp() * e, "by the variance"),
     ("reparametrise", lambda m, r, e: m + (0.5 * r).exp() * e, "not the log *variance*"),
+    ("reparametrise", lambda *a: right.reparametrise(*a).detach(), "what detaches the result"),
+    ("reparametrise", lambda m, r, e: m.numpy() + np.exp(r.numpy()) * e.numpy(), "through NumPy"),
+    ("reparametrise", lambda *a: right.reparametrise(*a).tolist(), "through list"),
+    ("reparametrise", lambda m, r, e: m + r.exp().detach() * e, "reaches `log_sigma`"),
+    ("reparametrise", lambda m, r, e: m.data + r.exp() * e, "reaches `mu`"),
+    ("reparametrise", lambda m, r, e: m + (2 * r - r.data).exp() * e, "reaches `log_sigma` is off"),
     ("ppca_posterior", lambda x, w, s: right.ppca_posterior(x, w, s**0.5), "square it"),
     ("ppca_posterior", lambda x, w, s: right.ppca_posterior(x, w, s)[: len(x)], "missing"),
     ("vae_loss", lambda x, t, m, s: right.vae_loss(x, t.sigmoid(), m, s), "twice"),
@@ -122,6 +129,16 @@ def test_a_check_accepts_the_solution_and_leaves_the_stub_in_peace(exercise):
     assert CHECKS[exercise](stub) == UNTRIED
     assert CHECKS[exercise](solution), CHECKS[exercise](solution)
     assert exercise in {row[0] for row in MISTAKES}, "which mistakes does the check know?"
+
+
+def test_a_reparametrisation_may_be_written_in_many_ways():
+    with torch.no_grad():  # whatever the notebook does around it
+        for answer in (
+            lambda m, r, e: torch.stack([m + r.exp() * draw for draw in e]),
+            lambda m, r, e: Normal(m, r.exp()).icdf(unit.cdf(e.double())),
+            lambda m, r, e: e.mul_(r.exp_()).add_(m),
+        ):
+            assert checks.check_reparametrise(answer)
 
 
 @pytest.mark.parametrize(("exercise", "wrong", "words"), MISTAKES)
