@@ -1,11 +1,14 @@
-"""Setting up: what ``make env`` calls, and the files that it reads. Nothing is downloaded."""
+"""Setting up: what ``make env`` does to a folder, and the files it reads; without a network."""
 
 import importlib.metadata as metadata
+import json
 import os
+import platform
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
 from pathlib import Path
 from unittest import mock
@@ -16,15 +19,20 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from tests import wheels
 from tests.bad_input import raising
 from tests.requirements import with_make
 from tools import create_venv
 
 ROOT = Path(__file__).resolve().parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-CONSTRAINTS = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-TORCH = create_venv.pinned("torch")
-COURSE = ["--quiet", "--constraint", "constraints.txt", "--editable"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT, GROUPS = PYPROJECT["project"], PYPROJECT["dependency-groups"]
+PINS = [
+    Requirement(line)
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+]
+HERE = {canonicalize_name(pin.name): pin for pin in PINS if not pin.marker or pin.marker.evaluate()}
+PINNED = ["--constraint", "constraints.txt"]
 
 
 @pytest.fixture
@@ -34,16 +42,20 @@ def setup(tmp_path, monkeypatch):
     places = {"ROOT": tmp_path, "VENV": venv, "STAMP": venv / "stamp", "PYTHON": venv / "python"}
     for name, path in places.items():
         monkeypatch.setattr(create_venv, name, path)
+    monkeypatch.setattr(create_venv.sys, "platform", "linux")
+    monkeypatch.setattr(create_venv, "unsuitable", lambda: "")
     for name in ("pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path)
     calls: list[list[str]] = []
 
     def run(command, **kwargs):
-        calls.append([str(word) for word in command])
-        if "venv" in command:
-            venv.mkdir(exist_ok=True)
+        words = [str(word) for word in command]
+        calls.append(words[words.index("install") + 1 :] if "install" in words else words)
+        if "venv" in words:
             (venv / "python").touch()
-        return subprocess.CompletedProcess(command, main.pip() if "pip" in command else 0)
+        if "nvidia-smi" in words:
+            raise FileNotFoundError
+        return subprocess.CompletedProcess(command, main.pip() if "pip" in words else 0)
 
     monkeypatch.setattr(create_venv.subprocess, "run", run)
 
@@ -51,7 +63,7 @@ def setup(tmp_path, monkeypatch):
         calls.clear()
         monkeypatch.setattr(sys, "argv", ["create_venv.py", *arguments])
         create_venv.main()
-        return [call[call.index("install") + 1 :] if "pip" in call else call for call in calls]
+        return calls
 
     main.calls, main.pip = calls, lambda: 0
     return main
@@ -62,12 +74,28 @@ def change_constraints() -> None:
         file.write("# changed\n")
 
 
-def test_torch_comes_first_and_alone(setup):
-    (create_venv.ROOT / "tests").mkdir()
-    venv, pip, torch, rest = setup()
-    assert venv == [sys.executable, "-m", "venv", "--clear", str(create_venv.VENV)]
-    assert pip == ["--quiet", "--upgrade", create_venv.pinned("pip")]
-    assert torch == [TORCH] and rest == [*COURSE, ".[test]"]
+def test_torch_comes_first_and_alone_without_cuda_and_without_the_tests(setup):
+    """Only torch is looked for in another index than the user's."""
+    cuda, venv, pip, torch, rest, check = setup()
+    assert cuda[0] == "nvidia-smi" and venv[2:] == ["-m", "venv", str(create_venv.VENV)]
+    assert pip == ["--quiet", "--upgrade", *PINNED, "pip"]
+    assert torch == [
+        "--no-deps", "--extra-index-url", create_venv.CPU_WHEELS, *PINNED, "torch"
+    ]  # fmt: skip
+    assert rest == [*PINNED, "--editable", "."]
+    assert check[1:] == ["-I", "-m", "course_utils", "packages"]
+
+
+def test_what_was_asked_for_by_hand_is_kept_by_later_calls(setup, monkeypatch):
+    monkeypatch.setattr(create_venv, "has_nvidia", lambda: True)
+    setup()
+    assert setup.calls[2] == ["--no-deps", *PINNED, "torch"]  # with CUDA, because there is a card
+    assert "venv" in setup("--torch", "cpu")[0]  # another build needs a new start
+    assert setup() == []
+    assert setup("--tests")[-2][-2:] == ["--group", "test"]  # added to what is there
+    assert setup() == setup("--tests") == setup("--torch", "cpu") == []
+    change_constraints()
+    assert setup()[-2][-2:] == ["--group", "test"]
 
 
 def test_second_call_does_nothing_until_the_content_of_a_file_changes(setup):
@@ -76,9 +104,9 @@ def test_second_call_does_nothing_until_the_content_of_a_file_changes(setup):
     (create_venv.ROOT / "constraints.txt").touch()
     assert setup() == []
     change_constraints()
-    assert [call[0] for call in setup()] == ["--quiet", TORCH, "--quiet"]  # updated in place
+    assert len(setup()) == 4  # updated in place
     create_venv.PYTHON.unlink()
-    assert "--clear" in setup()[0]  # half removed, so made again
+    assert "venv" in setup()[0]  # half removed, so made again
 
 
 @pytest.mark.parametrize("pip", [raising(KeyboardInterrupt()), lambda: 1])
@@ -87,26 +115,35 @@ def test_a_setup_that_was_interrupted_or_failed_says_so_and_starts_over(setup, p
     with pytest.raises(SystemExit, match="^course: (interrupted|the installation failed)"):
         setup("--torch", "cpu")
     setup.pip = lambda: 0
-    venv, _, torch, _ = setup()
-    assert "--clear" in venv
-    assert create_venv.CPU_WHEELS in torch  # still the variant that was asked for
-    assert setup() == []
-
-
-def test_wheels_without_cuda_only_for_torch_and_kept_by_later_calls(setup):
-    setup()
-    venv, pip, torch, rest = setup("--torch", "cpu")
-    assert "--clear" in venv  # another build of the same version needs a new start
-    assert torch == ["--extra-index-url", create_venv.CPU_WHEELS, TORCH]
-    assert create_venv.CPU_WHEELS not in pip + rest
+    assert "venv" in setup()[1]
     assert setup() == []
 
 
 def test_here_is_this_python_without_what_the_tests_need(setup):
-    _, torch, rest = setup("--here", "--torch", "cpu")
-    assert {call[0] for call in setup.calls} == {sys.executable}  # no venv
-    assert create_venv.CPU_WHEELS in torch and rest == [*COURSE, "."]
-    assert not create_venv.STAMP.exists()
+    _, torch, rest, _ = setup("--here")
+    assert create_venv.CPU_WHEELS in torch and rest == [*PINNED, "--editable", "."]
+    assert not create_venv.VENV.exists()
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_an_environment_of_uv_is_left_to_uv(setup, monkeypatch, made):
+    """Made by it, or made here and changed by ``uv run`` since."""
+    if made:
+        create_venv.VENV.mkdir()
+        (create_venv.VENV / "pyvenv.cfg").write_text("home = /usr/bin\nuv = 0.13.9\n")
+    else:
+        setup()
+        below = "Lib" if os.name == "nt" else "lib/python3.11"
+        info = create_venv.VENV / below / "site-packages" / "zuko-1.dist-info"
+        info.mkdir(parents=True)
+        (info / "INSTALLER").write_text("uv")
+    before = sorted(create_venv.VENV.rglob("*"))
+    monkeypatch.setattr(create_venv.shutil, "which", lambda name: None)
+    with pytest.raises(SystemExit, match="^course: .*was made by uv"):
+        setup()
+    monkeypatch.setattr(create_venv.shutil, "which", lambda name: name)
+    assert setup("--tests") == [["uv", "sync", "--inexact", "--group", "test"]]
+    assert sorted(create_venv.VENV.rglob("*")) == before
 
 
 # ------------------------------------------------------------------ one line for each obstacle
@@ -115,54 +152,212 @@ def test_here_is_this_python_without_what_the_tests_need(setup):
 @pytest.mark.parametrize(
     ("obstacle", "message"),
     [
-        (mock.patch.object(sys, "version_info", (3, 9, 1)), "3.11 or newer is needed, this is 3.9"),
-        (
-            mock.patch.dict(sys.modules, {"ensurepip": None}),
-            "sudo apt install python3-venv",
-        ),
+        (mock.patch.dict(sys.modules, {"ensurepip": None}), "sudo apt install python3-venv"),
         (mock.patch.object(os, "access", lambda *_: False), "no permission to write"),
     ],
 )
 def test_an_obstacle_is_named(setup, obstacle, message):
     with obstacle, pytest.raises(SystemExit, match=f"^course: .*{message}"):
         setup()
-    assert setup.calls == []
+    assert setup.calls[1:] == []
 
 
-@pytest.mark.parametrize(
-    ("system", "arguments", "needed"),
-    [
-        ("linux", [], create_venv.GIGABYTES_WITH_CUDA),
-        ("linux", ["--torch", "cpu"], create_venv.GIGABYTES_NEEDED),
-        ("darwin", [], create_venv.GIGABYTES_NEEDED),
-    ],
-)
-def test_no_space(setup, monkeypatch, system, arguments, needed):
+# What Python says of itself on a machine: version, system, processor, C library, release of macOS.
+MACHINES = {
+    "Debian 12": ((3, 11), "linux-x86_64", "x86_64", ("glibc", "2.36"), "", ""),
+    "ARM": ((3, 15), "linux-aarch64", "aarch64", ("glibc", "2.28"), "", ""),
+    "Windows": ((3, 13), "win-amd64", "AMD64", ("", ""), "", ""),
+    "Apple chip": ((3, 12), "macosx-11.0-universal2", "arm64", ("", ""), "14.6.1", ""),
+    "old Python": ((3, 10), "linux-x86_64", "x86_64", ("glibc", "2.36"), "", "CPython 3.10"),
+    "new Python": ((3, 16), "linux-x86_64", "x86_64", ("glibc", "2.36"), "", "CPython 3.16"),
+    "musl": ((3, 12), "linux-x86_64", "x86_64", ("", ""), "", "another libc"),
+    "CentOS 7": ((3, 12), "linux-x86_64", "x86_64", ("glibc", "2.17"), "", "glibc 2.17"),
+    "Raspberry Pi of 32 bits": ((3, 11), "linux-armv7l", "armv7l", ("glibc", "2.36"), "", "armv7l"),
+    "Windows of 32 bits": ((3, 12), "win32", "AMD64", ("", ""), "", "win32"),
+    "Windows on ARM": ((3, 12), "win-arm64", "ARM64", ("", ""), "", "win-arm64"),
+    "Intel Mac": ((3, 12), "macosx-10.13-universal2", "x86_64", ("", ""), "15.1", "x86_64"),
+    "macOS 13": ((3, 12), "macosx-11.0-arm64", "arm64", ("", ""), "13.7", "macOS 13.7"),
+}
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_a_machine_without_packages_is_refused_before_anything_is_installed(monkeypatch, machine):
+    version, system, processor, libc, release, problem = MACHINES[machine]
+    monkeypatch.setattr(sys, "version_info", (*version, 1))
+    monkeypatch.setattr(platform, "python_version", lambda: ".".join(map(str, version)))
+    monkeypatch.setattr(sysconfig, "get_platform", lambda: system)
+    monkeypatch.setattr(platform, "machine", lambda: processor)
+    monkeypatch.setattr(platform, "libc_ver", lambda: libc)
+    monkeypatch.setattr(platform, "mac_ver", lambda: (release, ("", "", ""), processor))
+    names = {"linux": "linux", "macosx": "darwin", "win": "win32", "win32": "win32"}
+    monkeypatch.setattr(sys, "platform", names[system.split("-")[0]])
+    found = create_venv.unsuitable()
+    assert (problem in found) if problem else not found, found
+    if problem:
+        with pytest.raises(SystemExit, match="^course: there are no packages for .*What works: "):
+            create_venv.check_machine(1)
+
+
+@pytest.mark.parametrize("torch", ["cpu", "cuda"])
+def test_no_space(setup, monkeypatch, torch):
+    needed = create_venv.GIGABYTES[torch]
     space = mock.Mock(free=(needed - 0.1) * 1e9)
     monkeypatch.setattr(create_venv.shutil, "disk_usage", lambda path: space)
-    monkeypatch.setattr(create_venv.sys, "platform", system)
     wanted = f"^course: {needed} GB of free disk space are needed, .* has {needed - 0.1:.1f} GB"
     with pytest.raises(SystemExit, match=wanted):
-        setup(*arguments)
+        setup("--torch", torch)
     assert setup.calls == []
     space.free = needed * 1e9
-    assert len(setup(*arguments)) == 4
+    assert len(setup("--torch", torch)) == 5
     change_constraints()
-    space.free = create_venv.GIGABYTES_NEEDED * 1e9  # an update needs no room for another torch
-    assert len(setup(*arguments)) == 3
+    space.free = 1e9  # an update needs no room for another torch
+    assert len(setup()) == 4
+
+
+@with_make
+def test_variables_of_the_environment_are_no_arguments(tmp_path):
+    """WSL exports NAME, which is the computer's."""
+    env = os.environ | {"NAME": "DESKTOP-AB12", "TORCH": "1", "PYTHON": "perl", "ARGS": "-x"}
+    for target in ("notebooks", "lab", "test"):
+        command = ["make", "--dry-run", target]
+        outputs = [
+            subprocess.run(command, cwd=ROOT, env=given, capture_output=True, check=True).stdout
+            for given in (os.environ, env)
+        ]
+        assert outputs[0] == outputs[1]
+
+
+# ------------------------------------------------------------------ in earnest, with small packages
+
+
+@pytest.fixture
+def course(tmp_path):
+    """Run create_venv in a folder that holds only what it needs; packages are stubs, pip is not."""
+    folder, found = tmp_path / "größer als" / "course", tmp_path / "wheels"
+    folder.mkdir(parents=True)
+    needed = ("pyproject.toml", "setup.py", "constraints.txt", "README.md", "LICENSE")
+    for name in (*needed, "course_utils"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, folder / name)
+    (folder / "tools").mkdir()
+    shutil.copy(ROOT / "tools" / "create_venv.py", folder / "tools")
+    real = ("pip", "setuptools", "packaging")
+    needed = {Requirement(text).name for text in PROJECT["dependencies"]} - {*real, "zuko"}
+    versions = {name: str(HERE[canonicalize_name(name)].specifier)[2:] for name in needed}
+    wheels.stub_wheels(found, versions)
+    wheels.stub_wheels(found, {"zuko": str(HERE["zuko"].specifier)[2:]}, requires="leaf")
+    wheels.stub_wheels(found, {"leaf": "1"})
+    for name in real:
+        wheels.real_wheel(found, name)
+    own = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(found), "LANG": "C", "LC_ALL": "C"}
+
+    def run(where: Path = folder, **env: str) -> str:
+        command = [sys.executable, str(where / "tools" / "create_venv.py")]
+        options = {"env": os.environ | own | env, "capture_output": True, "text": True}
+        done = subprocess.run(command, **options)
+        return done.stdout + done.stderr
+
+    run.folder, run.wheels = folder, found
+    return run
+
+
+def installed(folder: Path) -> tuple[Path, set[str]]:
+    """Where an environment's own course_utils lies, and what is installed."""
+    script = """import importlib.metadata as m, json, course_utils
+print(json.dumps([course_utils.__file__, [d.name for d in m.distributions()]]))"""
+    command = [str(folder / create_venv.PYTHON.relative_to(ROOT)), "-I", "-c", script]
+    file, names = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    return Path(file).parents[1], set(names)
+
+
+@pytest.mark.slow
+def test_an_environment_is_repaired_and_follows_its_folder(course, tmp_path):
+    """Blanks and umlauts in the path, and LANG=C, are in the way, too."""
+    assert "environment ready" in course()
+    assert course() == ""
+    first, names = installed(course.folder)
+    assert first == course.folder and {"zuko", "leaf", "torch"} <= names
+    python = course.folder / create_venv.PYTHON.relative_to(ROOT)
+    remove = ["-I", "-m", "pip", "uninstall", "--yes", "--quiet", "leaf"]
+    subprocess.run([str(python), *remove], check=True)
+    assert "environment ready" in course() and "leaf" in installed(course.folder)[1]
+    copy = tmp_path / "copy"
+    shutil.copytree(course.folder, copy, symlinks=True)
+    assert "environment ready" in course(copy)
+    assert installed(copy)[0] == copy and course(copy) == ""
+
+
+@pytest.mark.slow
+def test_settings_of_pip_change_neither_what_is_installed_nor_where(course, tmp_path):
+    config = tmp_path / "config" / "pip" / "pip.conf"
+    config.parent.mkdir(parents=True)
+    config.write_text(f"[global]\ntarget = {tmp_path / 'a'}\n[install]\nuser = yes\nno-deps = 1\n")
+    other = {"PIP_USER": "1", "PIP_TARGET": str(tmp_path / "b"), "PIP_NO_DEPS": "1"}
+    out = course(XDG_CONFIG_HOME=str(config.parents[1]), HOME=str(tmp_path), **other)
+    assert "environment ready" in out, out
+    assert {"zuko", "leaf", "torch"} <= installed(course.folder)[1]
+    assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
+
+
+@pytest.mark.slow
+def test_an_incomplete_installation_is_not_stamped(course):
+    (course.folder / "course_utils" / "__main__.py").write_text("raise SystemExit('zuko is gone')")
+    assert "not everything is there" in course()
+    assert (course.folder / ".venv" / create_venv.STAMP.name).read_text() == ""
+
+
+@pytest.mark.slow
+def test_somebody_elses_environment_is_kept_and_a_link_is_followed(course, tmp_path):
+    venv = course.folder / ".venv"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin" / "mine").touch()
+    out = course()
+    assert out.startswith("course: ") and "is not of this course. Remedy: rename" in out
+    assert sorted(venv.rglob("*")) == [venv / "bin", venv / "bin" / "mine"]
+    shutil.rmtree(venv)
+    venv.symlink_to(tmp_path / "elsewhere")
+    assert "environment ready" in course() and venv.is_symlink()
+    assert installed(course.folder)[0] == course.folder
+
+
+@pytest.mark.slow
+def test_what_was_packed_installs_without_an_index(course, tmp_path):
+    assert "environment ready" in course()
+    target = course.folder / "build" / "wheels"
+    command = [sys.executable, course.folder / "tools" / "create_venv.py", "--pack", target]
+    own = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(course.wheels)}
+    subprocess.run(command, env=os.environ | own, check=True)
+    target.rename(course.folder / "wheels")
+    shutil.rmtree(course.folder / ".venv")
+    out = course(PIP_FIND_LINKS="", PIP_INDEX_URL="http://127.0.0.1:9/", PIP_NO_INDEX="0")
+    assert "environment ready" in out, out
 
 
 # ------------------------------------------------------------------ files that must agree
 
 
 def test_every_dependency_is_pinned_inside_its_bounds():
-    """No address, no host: the constraints are names and versions."""
-    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._]+", line) for line in CONSTRAINTS)
-    pins = dict(line.split("==") for line in CONSTRAINTS)
-    pins = {canonicalize_name(name): version for name, version in pins.items()}
-    for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]:
+    """No address, no host: the constraints are names, versions, and for which Python they are."""
+    assert not any(pin.url or pin.extras for pin in PINS)
+    assert all(re.fullmatch(r"==[A-Za-z0-9.]+", str(pin.specifier)) for pin in PINS)
+    names = [canonicalize_name(pin.name) for pin in PINS]
+    assert names == sorted(names)
+    for text in PROJECT["dependencies"] + GROUPS["test"]:
         wanted = Requirement(text)
-        assert pins[canonicalize_name(wanted.name)] in wanted.specifier, text
+        pins = [
+            pin for pin in PINS if canonicalize_name(pin.name) == canonicalize_name(wanted.name)
+        ]
+        assert pins, text
+        for pin in pins:
+            assert str(pin.specifier)[2:] in wanted.specifier, text
+
+
+def test_uv_takes_the_tested_versions_of_what_the_course_names():
+    lines = {str(pin).lower().replace("_", "-") for pin in PINS}
+    own = [Requirement(line) for line in PYPROJECT["tool"]["uv"]["constraint-dependencies"]]
+    assert {str(pin).lower().replace("_", "-") for pin in own} <= lines
+    needed = {canonicalize_name(Requirement(text).name) for text in PROJECT["dependencies"]}
+    assert needed <= {canonicalize_name(pin.name) for pin in own}
 
 
 def test_what_is_tested_installs_on_the_oldest_python():
@@ -176,7 +371,7 @@ def test_conda_takes_everything_but_python_from_the_project():
     conda = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     python, *rest = conda["dependencies"]
     assert SpecifierSet(python.removeprefix("python")) == SpecifierSet(PROJECT["requires-python"])
-    assert rest == ["pip", {"pip": ["--constraint constraints.txt", "--editable .[test]"]}]
+    assert rest == ["pip", {"pip": ["--constraint constraints.txt", "--editable ."]}]
 
 
 @with_make

@@ -208,8 +208,9 @@ def pack(folder: Path) -> None:
     ask = [str(PYTHON), "-I", "-m", "pip", "freeze", "--all", "--exclude-editable"]
     found = subprocess.run(ask, stdout=subprocess.PIPE, check=True, text=True).stdout
     index = ["--extra-index-url", CPU_WHEELS] if "+cpu" in found else []
-    constraint = ["--constraint", "constraints.txt", "setuptools"]
-    pip(PYTHON, "download", "--no-deps", "--dest", str(folder), *index, *constraint, *found.split())
+    wanted = [line for line in found.split() if not line.startswith("setuptools==")]
+    options = ["--no-deps", "--dest", str(folder), "--constraint", "constraints.txt", *index]
+    pip(PYTHON, "download", *options, "setuptools", *wanted)
     print(f"course: put {folder} into the course's folder as `wheels`, then install as always")
 
 
