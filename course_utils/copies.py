@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import sys
 import tomllib
 from pathlib import Path
@@ -147,7 +148,8 @@ def make(course: Path = ROOT) -> list[str]:
             write(path, json.dumps(new, indent=1, ensure_ascii=False) + "\n")
             current, told = [path], [*told, line]
         page = page.replace(f"]({original.name})", f"]({current[-1].name})")
-    python = f'& "{sys.executable}"' if os.name == "nt" else f"'{sys.executable}'"
+    # A terminal may know another Python, or none.
+    python = f'& "{sys.executable}"' if os.name == "nt" else shlex.quote(sys.executable)
     write(work / "START.md", page.replace("python -m course_utils", f"{python} -m course_utils"))
     return told
 

@@ -8,14 +8,13 @@ ROOT = Path(__file__).resolve().parents[2]
 c = get_config()  # noqa: F821 - JupyterHub provides it
 os.umask(0o077)  # the Hub's records, and what the students' servers write, are their owner's alone
 
-c.Spawner.args = [f"--config={ROOT / 'binder' / 'jupyter_server_config.py'}"]
 if os.geteuid() == 0:  # each student has a Unix account, and its password
     c.JupyterHub.authenticator_class = "pam"
     c.JupyterHub.spawner_class = "localprocess"
     c.Authenticator.allowed_users = set(os.environ.get("CLASS_STUDENTS", "").split())
     c.LocalAuthenticator.create_system_users = os.environ.get("CLASS_ACCOUNTS") == "create"
     c.LocalAuthenticator.add_user_cmd = ["useradd", "--create-home", "--key", "HOME_MODE=0700"]
-    c.Spawner.args += ["--KernelManager.transport=ipc"]  # no port that others could listen to
+    c.Spawner.args = ["--KernelManager.transport=ipc"]  # no port that others could listen to
 else:
     print(
         "course: not started as root, so all students are one Unix user, any password is right and"
