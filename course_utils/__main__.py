@@ -1,21 +1,76 @@
-"""Say whether this machine is ready for the course: ``python -m course_utils``."""
+"""Say whether this machine is ready for the course: ``python -m course_utils [CHECK ...]``.
 
+It starts with the standard library alone, so that it can name whatever else is broken.
+"""
+
+# ruff: noqa: E402
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__" and not getattr(sys.flags, "safe_path", sys.flags.isolated):
+    del sys.path[0]  # the current folder: a random.py in it must not stop what is to name it
+
+import importlib
 import importlib.metadata as metadata
 import os
 import platform
-import sys
+import re
 import tempfile
-from collections.abc import Callable, Iterator
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from course_utils.data.files import DATA_DIR, SOURCES, cache_dir, locate
+from course_utils.data.files import DATA_DIR, SOURCES, cache_dir, command, locate
 
 ROOT = DATA_DIR.parent
 OK, WARNING, FAILURE = "ok", "warning", "failure"
 Line = tuple[str, str, str]  # level, what was found, remedy
-INSTALL = "run `make env` (Windows: py tools\\create_venv.py)"
+OWN = {"benchmarks", "binder", "conftest", "course_utils", "setup", "slides", "tests", "tools"}
+
+
+def course() -> Path:
+    """The course around the current folder; outside of one, that of this file."""
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # it has been removed
+        return ROOT
+    marks = ("pyproject.toml", "course_utils/__init__.py")
+    around = (f for f in (here, *here.parents) if all(os.path.isfile(f / mark) for mark in marks))
+    return next(around, ROOT)
+
+
+def installed() -> Path | None:
+    """The course whose ``course_utils`` this Python imports in every folder."""
+    specs = (finder.find_spec("course_utils", None) for finder in sys.meta_path)
+    origins = (spec.origin for spec in specs if spec and spec.origin)
+    return next((Path(origin).resolve().parents[1] for origin in origins), None)
+
+
+def again(*broken: str) -> str:
+    """The command that installs what is missing, and anew what is broken; for any folder."""
+    venv, tool = Path(sys.prefix), str(course() / "tools" / "create_venv.py")
+    own = venv.name == ".venv" and (venv.parent / "course_utils").is_dir()
+    if installed() and not own:  # Binder, a Hub, conda
+        remove = [command(sys.executable, "-m", "pip", "uninstall", "--yes", *broken)]
+        install = command(sys.executable, tool, "--here")
+    else:  # a .venv cannot make itself
+        remove = [command("rm", "-r", str(venv))] if own else []
+        install = command(getattr(sys, "_base_executable", sys.executable), tool)
+    return "; ".join([*(remove if broken else []), install])
+
+
+def said(error: BaseException) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {textwrap.shorten(str(error), 200)}"
+
+
+def needs() -> list[str]:
+    """What pyproject.toml asks for."""
+    import tomllib
+
+    text = (course() / "pyproject.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)["project"]["dependencies"]
 
 
 def python() -> Iterator[Line]:
@@ -28,34 +83,74 @@ def python() -> Iterator[Line]:
     )
 
 
+def shadows() -> Iterator[Line]:
+    """Files that Python imports in place of a module, because they lie nearer."""
+    modules = {*sys.stdlib_module_names, *metadata.packages_distributions()}
+    root, own = course(), {course() / name for name in OWN}
+    found = 0
+    for folder in sorted({Path.cwd(), root / "notebooks", root / "work"}):
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            source = folder == root / "notebooks" and path.with_suffix(".ipynb").is_file()
+            if path.suffix != ".py" and not (path / "__init__.py").is_file():
+                continue
+            if path.stem in modules and path.with_suffix("") not in own and not source:
+                found += 1
+                remedy = command("mv", str(path), str(path.with_name(f"my_{path.name}")))
+                yield FAILURE, f"{path} hides the module {path.stem}", remedy
+    if not found:
+        yield OK, "no file hides a module", ""
+
+
 def packages() -> Iterator[Line]:
     """What is installed against what pyproject.toml needs and constraints.txt has tested."""
+    root, source = course(), installed()
+    if source is None:
+        yield FAILURE, "course_utils is not installed", again()
+    elif not source.samefile(root):
+        yield FAILURE, f"course_utils comes from {source}, not from {root}", again()
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
-    pairs = (line.split("==") for line in lines)
-    tested = {canonicalize_name(name): version for name, version in pairs}
-    found = 0
-    for text in metadata.requires("course-utils") or ():
-        need = Requirement(text)
-        if need.marker and not need.marker.evaluate({"extra": "test"}):
+    lines = (root / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
+    tested = {
+        canonicalize_name(pin.name): str(pin.specifier).removeprefix("==")
+        for pin in pins
+        if not pin.marker or pin.marker.evaluate()
+    }
+    found = {}
+    for need in map(Requirement, needs()):
+        if need.marker and not need.marker.evaluate():
             continue
         try:
-            version = metadata.version(need.name)
+            version = found[need.name] = metadata.version(need.name)
         except metadata.PackageNotFoundError:
-            yield FAILURE, f"{need.name} is not installed", INSTALL
+            yield FAILURE, f"{need.name} is not installed", again()
             continue
-        found += 1
+        best = tested.get(canonicalize_name(need.name))
         if version not in need.specifier:
-            yield FAILURE, f"{need.name} {version}, needed {need.specifier}", INSTALL
-        elif version.split("+")[0] != tested.get(canonicalize_name(need.name)):
-            yield (
-                WARNING,
-                f"{need.name} {version}, tested with {tested.get(canonicalize_name(need.name))}",
-                INSTALL,
-            )
-    yield OK, f"{found} packages installed, torch {metadata.version('torch')}", ""
+            yield FAILURE, f"{need.name} {version}, needed {need.specifier}", again()
+        elif version.split("+")[0] != best:
+            yield WARNING, f"{need.name} {version}, tested with {best}", again()
+    yield OK, f"{len(found)} packages installed, torch {found.get('torch')}", ""
+
+
+def imports() -> Iterator[Line]:
+    """Whether what is installed is whole."""
+    names = {re.match(r"[\w.-]+", need)[0] for need in needs()}
+    works, faults = 0, {}
+    for module, owners in metadata.packages_distributions().items():
+        if module.startswith("_") or not names.intersection(owners):
+            continue
+        try:
+            importlib.import_module(module)
+            works += 1
+        except (Exception, SystemExit) as error:
+            faults.setdefault(said(error), {})[module] = owners[0]
+    for fault, broken in faults.items():  # one package brings down all that need it
+        yield FAILURE, f"no import of {', '.join(broken)}: {fault}", again(*broken.values())
+    if not faults:
+        yield OK, f"{works} modules can be imported", ""
 
 
 def device() -> Iterator[Line]:
@@ -72,7 +167,7 @@ def threads() -> Iterator[Line]:
     policy = os.environ.get("OMP_WAIT_POLICY", "")
     level = OK if policy.upper() == "PASSIVE" else WARNING
     found = f"{set_threads()} threads on {available_cores()} cores, OMP_WAIT_POLICY={policy}"
-    yield level, found, "unset OMP_WAIT_POLICY, or set it to PASSIVE: see benchmarks/threads.py"
+    yield level, found, "unset OMP_WAIT_POLICY, or set it to PASSIVE: others slow a notebook down"
 
 
 def memory() -> Iterator[Line]:
@@ -85,7 +180,7 @@ def memory() -> Iterator[Line]:
         limits += [int(text)] if text.isdigit() else []
     gigabytes = min(limits) / 1e9
     level = OK if gigabytes >= 2 else WARNING  # half of it for the system, JupyterLab, a browser
-    remedy = "close other notebooks: one of them needs up to 1.1 GB, see benchmarks/SEEDS.md"
+    remedy = "close other notebooks: one of them needs up to 1.1 GB"
     yield level, f"memory {gigabytes:.1f} GB", remedy
 
 
@@ -93,16 +188,18 @@ def kernel() -> Iterator[Line]:
     """The Jupyter kernel named python3 must run in this very environment."""
     from jupyter_client.kernelspec import KernelSpecManager
 
-    command = KernelSpecManager().get_kernel_spec("python3").argv[0]
-    own = not os.path.isabs(command) or Path(command).samefile(sys.executable)
-    found = f"Jupyter kernel python3 runs {'this Python' if own else command}"
-    yield OK if own else FAILURE, found, "python -m ipykernel install --sys-prefix --name python3"
+    argv = KernelSpecManager().get_kernel_spec("python3").argv[0]
+    there = os.path.exists(argv) and os.path.samefile(argv, sys.executable)
+    own = there or not os.path.isabs(argv)
+    found = f"Jupyter kernel python3 runs {'this Python' if own else argv}"
+    words = ("-m", "ipykernel", "install", "--sys-prefix", "--name", "python3")
+    yield OK if own else FAILURE, found, command(sys.executable, *words)
 
 
 def files() -> Iterator[Line]:
     """Hashes of the bundled files, and of those that were downloaded before."""
-    for name, source in SOURCES.items():
-        if not source.bundled and not (cache_dir() / name).is_file():
+    for name in sorted(SOURCES, key=lambda name: not SOURCES[name].bundled):
+        if not SOURCES[name].bundled and not (cache_dir() / name).is_file():
             yield OK, f"{name} not downloaded yet (only on request)", ""
             continue
         try:
@@ -112,40 +209,79 @@ def files() -> Iterator[Line]:
             yield FAILURE, problem, remedy
 
 
-def writing() -> Iterator[Line]:
-    """Notebooks are saved beside their sources."""
-    folder = ROOT / "notebooks"
+def refusal(folder: Path) -> str:
+    """Why nothing can be written to a folder, or where it would be made; empty if it can."""
+    place = next(path for path in (folder, *folder.parents) if os.path.exists(path))
     try:
-        with tempfile.TemporaryFile(dir=folder) as file:
+        with tempfile.TemporaryFile(dir=place) as file:
             file.write(bytes(2**20))  # as much as a notebook; a full disk shows only now
             file.flush()
-            yield OK, f"{folder} can be written to", ""
     except OSError as error:
-        yield (
-            FAILURE,
-            f"{folder} cannot be written to ({error})",
-            "make room on the disk, or copy the course to a folder of yours",
-        )
+        return f"{folder} cannot be written to ({error})"
+    return ""
+
+
+def home() -> Iterator[Line]:
+    """Where Jupyter, IPython and Matplotlib write; the last two could do without."""
+    from jupyter_core import paths
+
+    plots = ".config/matplotlib" if sys.platform == "linux" else ".matplotlib"
+    folders = {
+        "JUPYTER_CONFIG_DIR": paths.jupyter_config_dir(),
+        "JUPYTER_DATA_DIR": paths.jupyter_data_dir(),
+        "JUPYTER_RUNTIME_DIR": paths.jupyter_runtime_dir(),
+        "IPYTHONDIR": os.environ.get("IPYTHONDIR") or os.path.expanduser("~/.ipython"),
+        "MPLCONFIGDIR": os.environ.get("MPLCONFIGDIR") or os.path.expanduser(f"~/{plots}"),
+    }
+    faults = {name: why for name, path in folders.items() if (why := refusal(Path(path)))}
+    if "JUPYTER_DATA_DIR" in faults and "JUPYTER_RUNTIME_DIR" not in os.environ:
+        faults.pop("JUPYTER_RUNTIME_DIR", None)  # it lies in the other
+    own = os.name == "nt"  # there HOME says nothing to Jupyter
+    variables = dict.fromkeys(name if own or name in os.environ else "HOME" for name in faults)
+    place, assign = course() / "work" / ".home", "$env:{}={}" if own else "export {}={}"
+    remedy = "; ".join(assign.format(v, command(str(place / v))) for v in variables)
+    level = FAILURE if any(name.startswith("JUPYTER") for name in faults) else WARNING
+    for why in [*faults.values()][:1]:  # they share a reason, and the remedy is for all
+        yield level, why, remedy
+    if not faults:
+        yield OK, "Jupyter's own folders can be written to", ""
+
+
+def writing() -> Iterator[Line]:
+    """Notebooks are saved in the course's folder."""
+    folder = course() / "work" if (course() / "work").is_dir() else course()
+    why = refusal(folder)
+    remedy = "make room on the disk, or copy the course to a folder of yours"
+    yield FAILURE if why else OK, why or f"{folder} can be written to", remedy
 
 
 CHECKS: tuple[Callable[[], Iterator[Line]], ...] = (
-    python, packages, device, threads, memory, kernel, files, writing,
+    python, shadows, packages, imports, device, threads, memory, kernel, files, home, writing,
 )  # fmt: skip
 
 
-def main() -> int:
-    """Print one line per fact, and return 1 if one of them is a failure."""
+def lines(check: Callable[[], Iterator[Line]]) -> Iterator[Line]:
+    """What a check finds; an error is one more line, because it must not hide the others."""
+    try:
+        yield from check()
+    except (Exception, SystemExit) as error:
+        yield FAILURE, f"{check.__name__}: {said(error)}", again()
+
+
+def main(names: Sequence[str] = ()) -> int:
+    """Print one line per fact, of named checks only what is not ok; return 1 after a failure."""
+    known = {check.__name__: check for check in CHECKS}
+    if unknown := [name for name in names if name not in known]:
+        raise SystemExit(f"course: no check is called {unknown[0]}, but {', '.join(known)}")
     failed = False
-    for check in CHECKS:
-        try:
-            lines = list(check())
-        except Exception as error:  # a broken installation must not hide the other lines
-            lines = [(FAILURE, f"{check.__name__}: {type(error).__name__}: {error}", INSTALL)]
-        for level, found, remedy in lines:
-            print(f"{level:8}{found}" + (f"\n        remedy: {remedy}" if level != OK else ""))
+    for check in (known[name] for name in names or known):
+        for level, found, remedy in lines(check):
             failed |= level == FAILURE
+            if not names or level != OK:
+                print(f"{level:8}{found}" + (f"\n        remedy: {remedy}" * (level != OK)))
     return int(failed)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.stdout.reconfigure(errors="backslashreplace")  # any path in any encoding
+    sys.exit(main(sys.argv[1:]))

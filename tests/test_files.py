@@ -2,6 +2,8 @@
 
 import hashlib
 import http.server
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,11 +86,40 @@ def test_an_altered_file_of_the_course_is_named_and_kept(tmp_path, monkeypatch, 
     damaged, path = (DATA_DIR / BUNDLED).read_bytes()[:end], tmp_path / BUNDLED
     path.write_bytes(damaged)
     monkeypatch.setattr(files, "DATA_DIR", tmp_path)
-    with pytest.raises(ValueError, match="altered.*Remedy: git checkout") as caught:
+    with pytest.raises(ValueError, match="altered.*Remedy: put") as caught:
         load_wine_quality()
     for part in (str(path), SOURCES[BUNDLED].sha256, hashlib.sha256(damaged).hexdigest()):
         assert part in str(caught.value)
-    assert path.read_bytes() == damaged  # what git keeps is never removed
+    assert path.read_bytes() == damaged  # the course's own is never removed
+
+
+@pytest.mark.skipif(not shutil.which("git") or os.name == "nt", reason="pastes git into a shell")
+@pytest.mark.parametrize("damage", [Path.unlink, Path.touch, lambda path: path.write_text("x")])
+def test_in_a_clone_the_remedy_brings_the_file_back(tmp_path, monkeypatch, damage):
+    path = tmp_path / "my course" / "data" / BUNDLED
+    path.parent.mkdir(parents=True)
+    shutil.copy(DATA_DIR / BUNDLED, path)
+    user = ("-c", "user.name=A", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+    for words in (("init", "-q"), ("add", "."), (*user, "commit", "-qm", "Begin")):
+        subprocess.run(["git", *words], cwd=path.parents[1], check=True)
+    monkeypatch.setattr(files, "DATA_DIR", path.parent)
+    path.write_bytes(b"")
+    damage(path)
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        locate(BUNDLED)
+    remedy = str(caught.value).partition("Remedy: ")[2]
+    subprocess.run(remedy, shell=True, cwd=tmp_path, check=True)
+    assert locate(BUNDLED) == path
+
+
+@pytest.mark.parametrize("folder", ["~/mydata", "$HOME/mydata"])
+def test_a_folder_below_home_is_found_again(remote, monkeypatch, folder):
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(remote.path.parent))
+    monkeypatch.setenv("COURSE_DATA_DIR", folder)
+    for page in ("whole", "gone"):
+        remote.choose(page)
+        assert locate(NAME) == remote.path.parent / "mydata" / NAME
 
 
 @pytest.mark.parametrize("altered", [b"", CONTENT[:-1], CONTENT + b"\0", b"1" + CONTENT[1:]])

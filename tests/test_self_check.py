@@ -1,6 +1,11 @@
 """``python -m course_utils`` on a good machine and on damaged ones."""
 
+import os
 import re
+import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -15,6 +20,19 @@ from course_utils.data import files
 from tests.bad_input import raising
 
 ROOT = Path(__file__).resolve().parents[1]
+posix = pytest.mark.skipif(os.name == "nt", reason="pastes into a POSIX shell")
+
+
+def call(*words: str, cwd: Path = ROOT, **env: str) -> tuple[int, str]:
+    """Status and output of a new ``python -m course_utils``, which never shows a traceback."""
+    command = [sys.executable, "-m", "course_utils", *words]
+    found = subprocess.run(command, cwd=cwd, env=os.environ | env, capture_output=True, text=True)
+    assert "Traceback" not in found.stdout + found.stderr
+    return found.returncode, found.stdout
+
+
+def paste(remedy: str, cwd: Path) -> None:
+    subprocess.run(remedy, shell=True, cwd=cwd, check=True, stdin=subprocess.DEVNULL)
 
 
 def lines(capsys) -> str:
@@ -39,11 +57,86 @@ def test_damaged_data(capsys, monkeypatch, tmp_path):
     for name, trouble in (("winequality-red.csv", "is missing"), ("mnist.npz", "was altered")):
         assert f"failure {tmp_path / name} {trouble}" in out
     assert "source: https://doi.org/10.24432/C56S3T" in out
-    assert "remedy: git checkout -- data/winequality-red.csv" in out
+    assert "remedy: put winequality-red.csv from a fresh download of the course into" in out
     assert "Python 3" in out and "can be written to" in out
 
 
-def test_missing_and_old_packages(capsys, monkeypatch):
+BROKEN = {
+    "numpy": "raise ImportError('\\n\\nREAD THIS\\nno C extension')",
+    "scipy": "not Python",
+    "torch": "raise OSError('libtorch.so: cannot open shared object file')",
+    "pooch": "raise SystemExit(3)",
+    "packaging": "raise RuntimeError('half')",
+}
+
+
+@pytest.mark.parametrize("names", [["numpy"], ["scipy", "packaging"], ["torch", "pooch"]])
+def test_a_broken_package_is_one_line_among_the_others(names, tmp_path):
+    for name in names:
+        (tmp_path / f"{name}.py").write_text(BROKEN[name], encoding="utf-8")
+    path = os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])
+    status, out = call(PYTHONPATH=path, COURSE_DATA_DIR="")
+    assert status == 1
+    for name in names:
+        assert re.search(
+            rf"^failure no import of .*\b{name}\b.*: .+\n +remedy: .*create_venv", out, re.M
+        )
+    for fact in ("Python 3", "memory", f"{files.DATA_DIR / 'mnist-20000.npz'} as expected"):
+        assert f"ok      {fact}" in out
+
+
+@posix
+def test_files_that_hide_modules_are_named_until_they_are_renamed(tmp_path):
+    hiding = ["torch.py", "random.py", "platform.py", "tempfile.py", "numpy"]
+    (tmp_path / "numpy").mkdir()
+    for name in [*hiding[:-1], "numpy/__init__.py", "mine.py"]:
+        (tmp_path / name).write_text("raise ValueError", encoding="utf-8")
+    (tmp_path / "scipy").mkdir()  # holds no module
+    status, out = call("shadows", cwd=tmp_path)
+    assert status == 1 and out.count("failure") == len(hiding)
+    for name in hiding:
+        assert f"failure {tmp_path / name} hides the module {name.removesuffix('.py')}\n" in out
+    for remedy in re.findall("remedy: (.*)", out):
+        paste(remedy, ROOT)
+    assert call("shadows", cwd=tmp_path) == (0, "")
+
+
+def test_the_courses_own_files_hide_nothing_but_a_copy_of_them_does(monkeypatch, tmp_path):
+    own = {path.stem for folder in (ROOT, ROOT / "notebooks") for path in folder.iterdir()}
+    monkeypatch.setattr(report.metadata, "packages_distributions", lambda: own)
+    assert [level for level, *_ in report.shadows()] == ["ok"]
+    (tmp_path / "flows.py").touch()
+    monkeypatch.chdir(tmp_path)
+    assert [level for level, *_ in report.shadows()] == ["failure"]
+
+
+@posix
+@pytest.mark.parametrize(
+    "folder", ["HOME", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "MPLCONFIGDIR"]
+)
+def test_a_home_that_cannot_be_written_to_gets_a_variable_that_helps(folder, monkeypatch, tmp_path):
+    for name in {*os.environ} & {"JUPYTER_CONFIG_DIR", "IPYTHONDIR", "XDG_DATA_HOME"}:
+        monkeypatch.delenv(name)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(folder, str(tmp_path / "file" / "below"))  # where not even root can write
+    status, out = call("home")
+    assert status == (folder != "MPLCONFIGDIR") and out.count("cannot be written to") == 1
+    remedy = re.search("remedy: (.*)", out)[1]
+    assert remedy.startswith(f"export {folder}=") and ";" not in remedy
+    monkeypatch.setenv(folder, shlex.split(remedy)[1].partition("=")[2])
+    assert call("home") == (0, "")
+
+
+def test_only_named_checks_run_and_say_only_what_is_wrong(capsys, monkeypatch):
+    assert report.main(["python", "memory"]) == 0 and not capsys.readouterr().out
+    monkeypatch.setattr(report, "CHECKS", (report.python, raising(AssertionError), report.memory))
+    report.CHECKS[1].__name__ = "failing"
+    assert report.main(["failing"]) == 1 and capsys.readouterr().out.startswith("failure failing")
+    with pytest.raises(SystemExit, match="tyop, but python, failing, memory"):
+        report.main(["python", "tyop"])
+
+
+def test_missing_and_old_packages(capsys, monkeypatch, tmp_path):
     version = report.metadata.version
 
     def other(name):
@@ -52,11 +145,60 @@ def test_missing_and_old_packages(capsys, monkeypatch):
         return {"pooch": "0.1", "tqdm": "4.999"}.get(name) or version(name)
 
     monkeypatch.setattr(report.metadata, "version", other)
-    monkeypatch.setattr(report, "CHECKS", (report.packages,))
-    out = lines(capsys)
-    assert "failure zuko is not installed" in out and "make env" in out
+    assert report.main(["packages"]) == 1
+    out = capsys.readouterr().out
+    assert "failure zuko is not installed" in out and "create_venv.py" in out
     assert "failure pooch 0.1, needed >=1.8" in out
     assert "warning tqdm 4.999, tested with" in out
+    needs = '[project]\ndependencies = ["tqdm>=1", "absent; python_version < \'3\'"]'
+    pins = "# tested\ntqdm==1; python_version < '3'\ntqdm==4.999; python_version >= '3'\n"
+    (tmp_path / "pyproject.toml").write_text(needs, encoding="utf-8")
+    (tmp_path / "constraints.txt").write_text(pins, encoding="utf-8")
+    for name in ("course", "installed"):
+        monkeypatch.setattr(report, name, lambda: tmp_path)
+    assert report.main(["packages"]) == 0 and not capsys.readouterr().out
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """The course copied to another folder, with a tool that notes how it is called."""
+    folder = tmp_path / "my course"
+    skip = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "course_utils", folder / "course_utils", ignore=skip)
+    for name in ("pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, folder)
+    for name in ("tools", "work", ".venv"):
+        (folder / name).mkdir()
+    note = "import sys; open(sys.argv[0] + '.called', 'w').write(str(sys.argv[1:]))"
+    (folder / "tools" / "create_venv.py").write_text(note, encoding="utf-8")
+    return folder
+
+
+def test_a_copied_folder_is_told_that_its_kernels_import_another(copy):
+    for place in (copy, copy / "work"):
+        status, out = call("packages", cwd=place)
+        assert status == 1
+        assert f"failure course_utils comes from {ROOT}, not from {copy}\n" in out
+
+
+@posix
+@pytest.mark.parametrize(
+    ("prefix", "installed", "broken", "called"),
+    [
+        (".venv", True, [], "[]"),
+        (".venv", True, ["zuko"], "[]"),
+        ("conda", True, [], "['--here']"),
+        ("usr", False, ["zuko"], "[]"),  # nothing but the course's own is ever removed
+    ],
+)
+def test_the_remedy_installs_from_any_folder(copy, monkeypatch, prefix, installed, broken, called):
+    (copy / prefix).mkdir(exist_ok=True)
+    monkeypatch.setattr(sys, "prefix", str(copy / prefix))
+    monkeypatch.setattr(report, "installed", lambda: copy if installed else None)
+    monkeypatch.chdir(copy / "work")
+    paste(report.again(*broken), copy.parent)
+    assert (copy / "tools" / "create_venv.py.called").read_text() == called
+    assert (copy / prefix).exists() == (prefix != ".venv" or not broken)
 
 
 def test_the_users_wait_policy_and_little_memory_are_warnings(capsys, monkeypatch, tmp_path):
@@ -76,7 +218,6 @@ def test_the_users_wait_policy_and_little_memory_are_warnings(capsys, monkeypatc
     assert stated - 0.1 < needed <= stated
 
 
-ABSENT = report.metadata.PackageNotFoundError("course-utils")
 KERNEL = (KernelSpecManager, "get_kernel_spec")
 OTHER = KernelSpec(argv=[__file__])
 FULL = mock.MagicMock()
@@ -84,9 +225,9 @@ FULL.return_value.__enter__.return_value.write.side_effect = OSError("No space l
 TROUBLES = {  # what is broken, and how; the line that notices it; its words
     "device": (runtime, "present_devices", raising(ImportError("no torch")), "device", "no torch"),
     "disk": (report.tempfile, "TemporaryFile", FULL, "writing", "No space left"),
-    "folder": (report, "ROOT", Path("/nowhere"), "writing", "cannot be written to"),
+    "folder": (report, "course", lambda: Path(__file__), "writing", "cannot be written to"),
     "pins": (Path, "read_text", raising(FileNotFoundError("gone")), "packages", "gone"),
-    "install": (report.metadata, "requires", raising(ABSENT), "packages", "course-utils"),
+    "install": (report, "installed", lambda: None, "packages", "course_utils is not installed"),
     "no kernel": (*KERNEL, raising(NoSuchKernel("python3")), "kernel", "NoSuchKernel"),
     "other kernel": (*KERNEL, lambda *args: OTHER, "kernel", f"runs {__file__}"),
 }

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from course_utils.data.files import locate
 from course_utils.data.splits import split_indices
 from course_utils.validation import require
@@ -47,6 +45,7 @@ def load_mnist(full: bool = False) -> Mnist:
         >>> load_mnist().x_test.shape
         torch.Size([2000, 784])
     """
+    import numpy as np
     import torch
 
     require(isinstance(full, bool), "full", "True or False", full)

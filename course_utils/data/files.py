@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shlex
+import shutil
+import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,13 +48,21 @@ SOURCES = {
 }
 
 
+def command(*words: str) -> str:
+    """A command line to paste into JupyterLab's terminal, which is PowerShell on Windows."""
+    if os.name != "nt":
+        return shlex.join(words)
+    line = subprocess.list2cmdline(words)
+    return f"& {line}" if len(words) > 1 and line.startswith('"') else line
+
+
 def cache_dir() -> Path:
     """Folder of downloaded files: ``COURSE_DATA_DIR``, or the user's cache when that is not set."""
+    if chosen := os.environ.get("COURSE_DATA_DIR"):
+        return Path(os.path.expanduser(os.path.expandvars(chosen)))  # "~" where no shell did it
     import pooch
 
-    return Path(
-        os.environ.get("COURSE_DATA_DIR") or pooch.os_cache("bayesian-deep-learning-course")
-    )
+    return Path(pooch.os_cache("bayesian-deep-learning-course"))
 
 
 def sha256(path: Path) -> str:
@@ -76,18 +87,21 @@ def locate(name: str) -> Path:
     """
     require(isinstance(name, str) and name in SOURCES, "name", f"one of {[*SOURCES]}", name)
     source = SOURCES[name]
+    git = shutil.which("git") and (DATA_DIR.parent / ".git").exists()
+    restore = command("git", "-C", str(DATA_DIR.parent), "checkout", "--", f"data/{name}")
+    restore = restore if git else f"put {name} from a fresh download of the course into {DATA_DIR}"
     path = (DATA_DIR if source.bundled else cache_dir()) / name
     if not os.path.isfile(path):  # unlike Path.is_file, false also for a path that cannot exist
         if source.bundled:
             raise FileNotFoundError(
                 f"{path} is missing. It belongs to the course (source: {source.url}). "
-                f"Remedy: git checkout -- data/{name}"
+                f"Remedy: {restore}"
             )
         _download(source, path)
     found = sha256(path)
     if found != source.sha256:
         if source.bundled:
-            remedy = f"git checkout -- data/{name}"
+            remedy = restore
         else:
             with contextlib.suppress(OSError):  # gone already, or not ours to remove
                 path.unlink()

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from course_utils.validation import is_number, is_whole, require
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 
@@ -43,6 +42,7 @@ def make_two_moons(n: int, *, noise: float, seed: int) -> TwoMoons:
         >>> make_two_moons(5, noise=0.05, seed=0).x.shape
         torch.Size([5, 2])
     """
+    import numpy as np
     import torch
 
     require(is_whole(n, 1), "n", "a positive integer", n)
@@ -59,6 +59,8 @@ def make_two_moons(n: int, *, noise: float, seed: int) -> TwoMoons:
 
 def _half_circles(angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Points of the upper and of the lower moon without noise, each (n, 2)."""
+    import numpy as np
+
     cos, sin = np.cos(angle), np.sin(angle)
     return np.stack([cos, sin], -1), np.stack([1 - cos, 0.5 - sin], -1)
 
@@ -86,6 +88,7 @@ def two_moons_log_prob(x: Tensor, *, noise: float) -> Tensor:
         >>> two_moons_log_prob(torch.tensor([[0.0, 1.0]]), noise=0.05).round(decimals=3)
         tensor([0.2390])
     """
+    import numpy as np
     import torch
 
     floating = isinstance(x, torch.Tensor) and x.is_floating_point() and not x.is_meta

@@ -6,11 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from course_utils.validation import as_array, is_number, is_whole, require
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 
@@ -35,9 +34,10 @@ def duplicate_groups(x: Tensor | np.ndarray) -> Tensor:
         ValueError: If x is not two-dimensional or not finite.
 
     Example:
-        >>> duplicate_groups(np.array([[1, 2], [0, 0], [1, 2]]))
+        >>> duplicate_groups([[1, 2], [0, 0], [1, 2]])
         tensor([1, 0, 1])
     """
+    import numpy as np
     import torch
 
     rows = as_array(x, "x")
@@ -80,6 +80,7 @@ def split_indices(
         >>> [len(part) for part in split_indices(100, seed=0)]
         [70, 15, 15]
     """
+    import numpy as np
     import torch
 
     require(is_whole(n, 1), "n", "a positive integer", n)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from course_utils.data.files import locate
 from course_utils.validation import require
 
@@ -58,6 +56,7 @@ def load_wine_quality(colour: str = "red") -> WineQuality:
         >>> load_wine_quality("red").x.shape
         torch.Size([1599, 11])
     """
+    import numpy as np
     import torch
 
     known = isinstance(colour, str) and colour in ("red", "white")
