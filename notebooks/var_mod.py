@@ -4,19 +4,20 @@
 #
 # **What you will do.** Fit a generative model to handwritten digits without looking at one label.
 # You begin with an autoencoder, see what it lacks for drawing, and repair it with the one idea of
-# this course: maximise the free energy.
+# this course: maximise the free energy, a lower bound of the log likelihood.
 #
 # **What you will learn.**
 # - Why the marginal likelihood of a latent variable model is out of reach, and how a bound helps.
-# - What the two parts of the bound, *distortion* and *rate*, measure, in nats.
+# - What the two parts of the bound, *distortion* and *rate*, measure, in nats (the unit of natural
+#   logarithms).
 # - How to write the model in Pyro, and the same in ten lines of plain PyTorch.
 # - How to judge a generative model: on test data, with a bound that can be tightened, and with eyes
 #   open for collapse, for memorised digits and for false alarms.
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # **What you need.** Python, probability (Gaussian, Bernoulli, Kullback–Leibler divergence), and the
-# earlier lectures on variational Bayes. No GPU is needed. The notebook runs unchanged on one, where
-# it was not timed.
+# earlier lectures (1–3) on variational Bayes. No GPU is needed. The notebook runs unchanged on one,
+# where it was not timed.
 #
 # {{timetable}}
 #
@@ -147,10 +148,10 @@ print(f"noise of sampling alone: {floor:.1f} nats per image; pixel frequencies: 
 assert 20 < floor < 60 and 200 < -constant < 215
 
 # %% [markdown]
-# Every good score in this notebook lies between these two numbers. Keep them in mind whenever you
-# meet a score for binarised digits. A negative log likelihood of 20 nats would not be a great
-# model; it would be a mistake, or another binarisation. Thresholded digits have no such floor, and
-# grey digits are not even on the same scale: a density can be larger than 1.
+# Every good score in this notebook lies between these two numbers. A negative log likelihood of 20
+# nats would not be a great model; it would be a mistake, or another binarisation. Thresholded
+# digits have no such floor, and grey digits are not even on the same scale: a density can be larger
+# than 1.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 2 An autoencoder
@@ -185,8 +186,8 @@ def log_bernoulli(x, logits):
 #
 # Batches come from a generator. Each pass goes through a new random order of the rows. A *batch* is
 # a few hundred rows; one pass through all rows is an *epoch*. The step downhill is always the same
-# three lines, so they get a name: forget the old gradient, compute the new one by backpropagation,
-# move the weights.
+# three lines, so they get a name: forget the old gradient, compute the new one by backpropagation
+# (`backward`), move the weights. Under `no_grad` no gradient is kept.
 
 
 # %%
@@ -282,9 +283,9 @@ assert 0.1 < empty < 0.9
 # An autoencoder compresses. To *draw*, we must know where codes live. So let us say it ourselves:
 # give $z$ a distribution.
 #
-# One more thing is missing, and it will come with the distribution. The autoencoder has no *score*
-# for a new image that could be compared with another model's: its reconstruction error falls with
-# every latent dimension we add, down to zero when the code is the image.
+# The autoencoder also has no *score* for a new image that could be compared with another model's:
+# its reconstruction error falls with every latent dimension we add, down to zero when the code is
+# the image.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 3 A model with a latent variable
@@ -303,10 +304,9 @@ assert 0.1 < empty < 0.9
 # over draws $z_s \sim p(z)$?
 #
 # A small model lets us compare with the truth: a row of 20 lamps, and a position $z \sim N(0, 1)$.
-# Lamps near $z$ are probably on, the others off. One dimension can be integrated on a grid. Think
-# of the position as the hidden cause, and of the lamps as its pixels. For each of 32 such rows we
-# compute $\log p(x)$ by adding up $p(x \mid z) p(z)$ over 4,001 values of $z$. All sums of tiny
-# numbers are taken in logarithms, by `logsumexp`.
+# Lamps near $z$ are probably on, the others off. One dimension can be integrated on a grid. For
+# each of 32 such rows we compute $\log p(x)$ by adding up $p(x \mid z) p(z)$ over 4,001 values of
+# $z$. All sums of tiny numbers are taken in logarithms, by `logsumexp`.
 
 # %%
 LAMPS = 20
@@ -374,6 +374,9 @@ assert abs(missing[10_000][0]) < 0.1 and missing[10_000][-1] > 10
 assert missing[100][-1] > missing[10_000][-1]
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
+# Not 8,000: a draw must explain all eight rows at once. If one row needs $c$ draws, eight need some
+# $c^8$.
+#
 # In one dimension brute force is fine. In sixteen it misses tens of nats or more, and a hundredfold
 # more draws are no cure. Almost every draw from the prior says "these lamps are
 # impossible"; the few $z$ that explain the image fill a share of the prior that shrinks
@@ -386,7 +389,7 @@ assert missing[100][-1] > missing[10_000][-1]
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 4 The variational bound
 # The earlier lectures had the same trouble with the same cure: approximate the posterior by a
-# tractable $q$, and turn integration into optimisation. For one image $x$,
+# tractable $q$ (Pyro's *guide*), and turn integration into optimisation. For one image $x$,
 #
 # $$ \log p_\theta(x) = \underbrace{E_{q}\big[\log p_\theta(x \mid z)\big] -
 # \text{KL}\big(q(z)\,\|\,p(z)\big)}_{\text{ELBO}}
@@ -492,8 +495,9 @@ assert (closed - estimate).abs() < 5 * error
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ### The bound at work
 # Back to the lamps, where $\log p(x)$ is known. Fit one Gaussian $q$ per row of lamps by gradient
-# ascent on the ELBO, with 64 draws per step. (How a gradient passes through a draw is the subject
-# of section 6.) **Predict first:** how close to the exact value can a Gaussian come?
+# ascent on the ELBO, with 64 draws per step; `requires_grad_` marks what is trained. (How a
+# gradient passes through a draw is the subject of section 6.) **Predict first:** how close to the
+# exact value can a Gaussian come?
 
 # %%
 location = grid[log_joint.argmax(-1)][:, None].clone().requires_grad_()  # (32, 1)
@@ -838,9 +842,10 @@ class Vae(nn.Module):
 # the last axis, latents or pixels, part of *one* event: its log density is summed.
 #
 # $p(z)p_\theta(x \mid z)$ → `model`, $q_\phi(z \mid x)$ → `guide`. The name `"z"` ties them
-# together. `pyro.module` registers the weights, so that the optimiser finds them. `obs=x` says that
-# the pixels were observed; without it the model would draw an image. Validation stays switched on:
-# a grey pixel would raise the error of section 1 instead of training nonsense.
+# together; a *trace* notes what was drawn. `pyro.module` registers the weights, so that the
+# optimiser finds them. `obs=x` says that the pixels were observed; without it the model would draw
+# an image. Validation stays switched on: a grey pixel would raise the error of section 1 instead of
+# training nonsense.
 
 
 # %%
@@ -1758,8 +1763,8 @@ display(
 #
 # ### On your own
 # - *(30 minutes)* Take the warm-up out of `fit_vae`. How many units are active then?
-# - *(30 minutes)* Replace the likelihood by the continuous Bernoulli and fit grey digits. Why can
-#   the score not be compared with any number above?
+# - *(30 minutes)* Replace the likelihood by the continuous Bernoulli and fit grey digits (change
+#   `log_bernoulli`, `binarise`, `as_pixels`). Why can the score not be compared with any above?
 # - *(60 minutes)* Train on the bound with $K = 5$ in place of the ELBO (an IWAE).
 #
 # ### Further reading
