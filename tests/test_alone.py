@@ -18,9 +18,9 @@ ROOT = Path(__file__).resolve().parents[1]
 TAG = f"v{catalogue.version()}"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 NEEDED = [Requirement(text).name for text in PROJECT["dependencies"]]
-PINS = dict(
-    line.split("==") for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
-)
+LINES = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+HERE = [pin for pin in map(Requirement, LINES) if not pin.marker or pin.marker.evaluate()]
+PINS = {pin.name: str(pin.specifier).removeprefix("==") for pin in HERE}
 OLD = {"torch": "1.0+cu99", "tqdm": "4.1", "numpy": "1.0"}  # older than the course wants
 NOTICE = "def notice(tag):\n    print('copy of', tag)\n"
 

@@ -80,6 +80,7 @@ def course(tmp_path, monkeypatch, runs):
     monkeypatch.setattr(build_notebooks, "execute", execute)
     monkeypatch.setattr(build_notebooks, "ROOT", tmp_path)
     monkeypatch.setattr(catalogue, "NOTEBOOKS", tmp_path / "notebooks")
+    monkeypatch.setattr(catalogue, "CATALOGUE", tmp_path / "notebooks" / "catalogue.toml")
     files = {
         "notebooks/catalogue.toml": CATALOGUE,
         "notebooks/lesson.py": SOURCE,

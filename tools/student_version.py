@@ -22,43 +22,38 @@ TARGET = ROOT / "build" / "student"
 NEEDED = (
     *("course_utils", "data", "LICENSE", "LICENSE-CONTENT", "pyproject.toml", "constraints.txt"),
     *("environment.yml", "tools/create_venv.py", "slides/lecture.html", "slides/lecture.pdf"),
+    *("notebooks/START.md", "docs/student.md", "docs/picture.png"),
 )
-START = """# Lecture 4: Deep learning architectures
+README = """# Lecture 4: Deep learning architectures
 
 Notebooks with exercises; the solutions come after the class. You need Python {python} or newer and
-{cpu} GB of disk space; {cuda} GB on Linux, unless you add `--torch cpu` below.
+{gigabytes} GB of disk space. Install once (it takes minutes and needs a network), then start
+JupyterLab: it opens the first page, with the way through the course. In this folder, with
+[uv](https://docs.astral.sh/uv/):
 
-Linux and macOS, in this folder:
+    uv run jupyter lab
+
+without it on Linux and macOS:
 
     python3 tools/create_venv.py
-    .venv/bin/jupyter lab --notebook-dir=notebooks
+    .venv/bin/jupyter lab
 
-Windows (PowerShell):
+and on Windows (PowerShell):
 
-    py tools\\create_venv.py --torch cpu
-    .venv\\Scripts\\jupyter lab --notebook-dir=notebooks
+    py tools\\create_venv.py
+    .venv\\Scripts\\jupyter lab
 
-The first line takes minutes, once, and needs a network. Without an NVIDIA card, `--torch cpu`
-makes it much smaller.
-If something does not work: `.venv/bin/python -m course_utils` says what, and the remedy.
-
-{notebooks}
-
-The slides are in `slides/`.
+What you should know, and how to work: `docs/student.md`. The slides are in `slides/`.
+If something does not work: `.venv/bin/python -m course_utils` (Windows: `.venv\\Scripts\\python`)
+says what, and the remedy.
 """
 
 
-def start_page() -> str:
-    """What to install, and where to begin."""
-    rows = [
-        [f"`notebooks/{each.file}.ipynb`", f"{each.title}: {each.topic}", each.level]
-        for each in catalogue.load()
-    ]
-    return START.format(
-        python=".".join(map(str, create_venv.OLDEST_PYTHON)),
-        cpu=create_venv.GIGABYTES_NEEDED,
-        cuda=create_venv.GIGABYTES_WITH_CUDA,
-        notebooks=catalogue.table(["file", "notebook", "when"], rows),
+def readme() -> str:
+    """How to install and start; all else stands on the first page."""
+    return README.format(
+        python=".".join(map(str, create_venv.PYTHONS[0])),
+        gigabytes=create_venv.GIGABYTES["cpu"],
     )
 
 
@@ -71,8 +66,7 @@ def write(target: Path) -> list[Path]:
             shutil.copytree(source, copied, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, copied)
-    (target / "README.md").write_text(start_page(), encoding="utf-8")
-    (target / "notebooks").mkdir()
+    (target / "README.md").write_text(readme(), encoding="utf-8")
     written = []
     strip = TagRemovePreprocessor(remove_cell_tags={"solution"})  # a source has no outputs
     for name in catalogue.files():
