@@ -31,13 +31,9 @@ OWN = {"benchmarks", "binder", "conftest", "course_utils", "setup", "slides", "t
 
 def course() -> Path:
     """The course around the current folder; outside of one, that of this file."""
-    try:
-        here = Path.cwd()
-    except FileNotFoundError:  # it has been removed
-        return ROOT
+    around = (Path.cwd(), *Path.cwd().parents)
     marks = ("pyproject.toml", "course_utils/__init__.py")
-    around = (f for f in (here, *here.parents) if all(os.path.isfile(f / mark) for mark in marks))
-    return next(around, ROOT)
+    return next((f for f in around if all(os.path.isfile(f / mark) for mark in marks)), ROOT)
 
 
 def installed() -> Path | None:
@@ -86,18 +82,17 @@ def python() -> Iterator[Line]:
 def shadows() -> Iterator[Line]:
     """Files that Python imports in place of a module, because they lie nearer."""
     modules = {*sys.stdlib_module_names, *metadata.packages_distributions()}
-    root, own = course(), {course() / name for name in OWN}
-    found = 0
-    for folder in sorted({Path.cwd(), root / "notebooks", root / "work"}):
-        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            source = folder == root / "notebooks" and path.with_suffix(".ipynb").is_file()
-            if path.suffix != ".py" and not (path / "__init__.py").is_file():
-                continue
-            if path.stem in modules and path.with_suffix("") not in own and not source:
-                found += 1
-                remedy = command("mv", str(path), str(path.with_name(f"my_{path.name}")))
-                yield FAILURE, f"{path} hides the module {path.stem}", remedy
-    if not found:
+    root = course()
+    own = {path.with_suffix("") for path in (root / "notebooks").glob("*.ipynb")}
+    own |= {root / name for name in OWN}
+    folders = [f for f in {Path.cwd(), root / "notebooks", root / "work"} if f.is_dir()]
+    paths = sorted(path for folder in folders for path in folder.iterdir())
+    python = (path for path in paths if path.suffix == ".py" or (path / "__init__.py").is_file())
+    hiding = [p for p in python if p.stem in modules and p.with_suffix("") not in own]
+    for path in hiding:
+        remedy = command("mv", str(path), str(path.with_name(f"my_{path.name}")))
+        yield FAILURE, f"{path} hides the module {path.stem}", remedy
+    if not hiding:
         yield OK, "no file hides a module", ""
 
 
@@ -111,17 +106,14 @@ def packages() -> Iterator[Line]:
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
-    lines = (root / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pins = [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
-    tested = {
-        canonicalize_name(pin.name): str(pin.specifier).removeprefix("==")
-        for pin in pins
-        if not pin.marker or pin.marker.evaluate()
-    }
+    def apply(lines: Sequence[str]) -> list[Requirement]:
+        found = [Requirement(line) for line in lines if line.strip() and line[0] != "#"]
+        return [each for each in found if not each.marker or each.marker.evaluate()]
+
+    pins = apply((root / "constraints.txt").read_text(encoding="utf-8").splitlines())
+    tested = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in pins}
     found = {}
-    for need in map(Requirement, needs()):
-        if need.marker and not need.marker.evaluate():
-            continue
+    for need in apply(needs()):
         try:
             version = found[need.name] = metadata.version(need.name)
         except metadata.PackageNotFoundError:
@@ -222,28 +214,28 @@ def refusal(folder: Path) -> str:
 
 
 def home() -> Iterator[Line]:
-    """Where Jupyter, IPython and Matplotlib write; the last two could do without."""
+    """Where Jupyter, IPython and Matplotlib write; the last two can do without."""
     from jupyter_core import paths
 
-    plots = ".config/matplotlib" if sys.platform == "linux" else ".matplotlib"
-    folders = {
-        "JUPYTER_CONFIG_DIR": paths.jupyter_config_dir(),
-        "JUPYTER_DATA_DIR": paths.jupyter_data_dir(),
-        "JUPYTER_RUNTIME_DIR": paths.jupyter_runtime_dir(),
-        "IPYTHONDIR": os.environ.get("IPYTHONDIR") or os.path.expanduser("~/.ipython"),
-        "MPLCONFIGDIR": os.environ.get("MPLCONFIGDIR") or os.path.expanduser(f"~/{plots}"),
-    }
-    faults = {name: why for name, path in folders.items() if (why := refusal(Path(path)))}
-    if "JUPYTER_DATA_DIR" in faults and "JUPYTER_RUNTIME_DIR" not in os.environ:
-        faults.pop("JUPYTER_RUNTIME_DIR", None)  # it lies in the other
-    own = os.name == "nt"  # there HOME says nothing to Jupyter
-    variables = dict.fromkeys(name if own or name in os.environ else "HOME" for name in faults)
-    place, assign = course() / "work" / ".home", "$env:{}={}" if own else "export {}={}"
-    remedy = "; ".join(assign.format(v, command(str(place / v))) for v in variables)
-    level = FAILURE if any(name.startswith("JUPYTER") for name in faults) else WARNING
-    for why in [*faults.values()][:1]:  # they share a reason, and the remedy is for all
-        yield level, why, remedy
-    if not faults:
+    plots = "~/.config/matplotlib" if sys.platform == "linux" else "~/.matplotlib"
+    folders = (  # and the variables that choose it
+        (paths.jupyter_config_dir(), "JUPYTER_CONFIG_DIR"),
+        (paths.jupyter_data_dir(), "JUPYTER_DATA_DIR"),
+        (paths.jupyter_runtime_dir(), "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR"),
+        (os.environ.get("IPYTHONDIR") or "~/.ipython", "IPYTHONDIR"),
+        (os.environ.get("MPLCONFIGDIR") or plots, "MPLCONFIGDIR"),
+    )
+    windows, told = os.name == "nt", set()
+    for folder, *names in folders:
+        why = refusal(Path(folder).expanduser())
+        usual = names[0] if windows else "HOME"  # of which Jupyter on Windows knows nothing
+        name = next((name for name in names if name in os.environ), usual)
+        if why and name not in told:  # what helps one helps all that it chooses
+            told.add(name)
+            place = str(course() / "work" / ".home" / name)
+            remedy = f"$env:{name} = '{place}'" if windows else f"export {name}={command(place)}"
+            yield FAILURE if names[0].startswith("JUPYTER") else WARNING, why, remedy
+    if not told:
         yield OK, "Jupyter's own folders can be written to", ""
 
 

@@ -53,27 +53,22 @@ def check_reparametrise(answer: Any) -> Verdict:
 
 
 def _cut(answer: Any, mu: Tensor, log_sigma: Tensor, eps: Tensor) -> str | None:
-    """Where gradients of mu + exp(log_sigma) eps are lost or altered; None if they arrive."""
-    inputs = [mu.clone().requires_grad_(), log_sigma.clone().requires_grad_()]
+    """Where the gradients of a reparametrisation are lost; None if they arrive."""
+    inputs = {"mu": mu.clone().requires_grad_(), "log_sigma": log_sigma.clone().requires_grad_()}
     try:
         with torch.enable_grad():
-            z = answer(*(leaf.clone() for leaf in inputs), eps.clone())
+            z = answer(*(leaf.clone() for leaf in inputs.values()), eps.clone())
             if not isinstance(z, Tensor):
                 return f"no gradient passes through {type(z).__name__}: compute with PyTorch."
             if not z.requires_grad:
                 return "no gradient comes out: what detaches the result?"
-            found = torch.autograd.grad(z.sum(), inputs, allow_unused=True)
+            found = torch.autograd.grad(z.sum(), [*inputs.values()], allow_unused=True)
     except (Exception, SystemExit) as error:
         if "numpy()" in str(error):
             return "no gradient passes through NumPy: compute with PyTorch."
         return f"with gradients it raised {type(error).__name__}: {error}"
-    expected = torch.full_like(mu, len(eps)), (log_sigma.exp() * eps).sum(0)
-    for name, gradient, right in zip(("mu", "log_sigma"), found, expected, strict=True):
-        if gradient is None:
-            return f"no gradient reaches `{name}`."
-        if not torch.allclose(gradient, right, rtol=1e-4, atol=1e-4):
-            return f"the gradient that reaches `{name}` is off."
-    return None
+    lost = [name for name, gradient in zip(inputs, found, strict=True) if gradient is None]
+    return f"no gradient reaches `{lost[0]}`." if lost else None
 
 
 def check_ppca_posterior(answer: Any) -> Verdict:

@@ -53,7 +53,7 @@ def command(*words: str) -> str:
     if os.name != "nt":
         return shlex.join(words)
     line = subprocess.list2cmdline(words)
-    return f"& {line}" if len(words) > 1 and line.startswith('"') else line
+    return f"& {line}" if line.startswith('"') else line
 
 
 def cache_dir() -> Path:
