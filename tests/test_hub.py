@@ -68,10 +68,11 @@ def test_the_link_of_the_guide_pulls_the_course_and_opens_its_first_page(anna):
     page = (ROOT / "docs" / "classes.md").read_text(encoding="utf-8")
     link = urlsplit(re.search(r"https://\S+/hub/user-redirect/git-pull\?\S+", page)[0])
     asked = {name: value for name, [value] in parse_qs(link.query).items()}
-    page = asked["urlpath"].removeprefix("lab/tree/")
     with rehearsal.served(ROOT) as ours:
         anna.pull(ours)
-    assert anna.api("GET", f"/api/contents/{page}").ok
+    opened = anna.api("GET", f"/{asked['urlpath']}")
+    assert opened.ok and opened.url.endswith("/lab/tree/course/work/START.md")
+    assert anna.api("GET", "/api/contents/course/work/START.md").ok
 
 
 # ------------------------------------------------------------------ nobody reads another's files

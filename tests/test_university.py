@@ -38,16 +38,15 @@ def test_limits_of_one_machine_hold_what_was_measured():
 
 
 @posix
-def test_commands_for_one_machine_can_be_called(tmp_path):
+def test_commands_for_one_machine_can_be_called():
     """Without the server: what installs it, and its Python's work, are left out."""
     [block] = [part for part in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) if "curl" in part]
     places = {"/srv/course": ROOT, "/opt/tljh/user/bin/python": sys.executable}
-    places |= {"/opt/tljh/user/etc/jupyter": tmp_path, "--torch cpu": "--torch cpu --help"}
+    places |= {"--torch cpu": "--torch cpu --help"}
     for place, ours in places.items():
         block = block.replace(place, str(ours))
     stubs = 'curl() { :; }; git() { :; }; sudo() { [ "$1" = -E ] || "$@"; }\n'
     subprocess.run(["bash", "-euo", "pipefail", "-c", stubs + block], check=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["jupyter_server_config.py"]
 
 
 # ------------------------------------------------------------------ Kubernetes

@@ -1,0 +1,186 @@
+"""Students' own copies: without results, never overwritten; a new one arrives with the answers."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from course_utils import copies
+from tools import catalogue, notebook_sources, present
+
+ROOT = Path(__file__).resolve().parents[1]
+STUB = "def my_rate(x):\n    return None\n\n\nvae.check_rate(my_rate)"
+OTHER = "def my_mask(d):\n    return None\n\n\nflows.check_mask(my_mask)"
+ANSWER = STUB.replace("None", "x.sum(1)")
+
+
+def lesson(*sources: str) -> nbformat.NotebookNode:
+    """A notebook of the course as it is built, with results."""
+    cells = [new_markdown_cell("# Lesson")]
+    for number, source in enumerate(sources):
+        out = new_output("stream", text="the result\n")
+        tags = ["exercise"] if "check_" in source else []
+        cells.append(new_code_cell(source, execution_count=number, outputs=[out]))
+        cells[-1].metadata["tags"] = tags
+    return new_notebook(cells=cells, metadata={"kernelspec": notebook_sources.KERNEL})
+
+
+@pytest.fixture
+def course(tmp_path):
+    """A folder with a small notebook and a first page."""
+    folder = tmp_path / "course"
+    (folder / "notebooks").mkdir(parents=True)
+    page = "[Lesson](lesson.ipynb)\n\n```sh\npython -m course_utils\n```\n"
+    (folder / "notebooks" / "START.md").write_text(page, encoding="utf-8")
+    nbformat.write(lesson("1 + 1", STUB, OTHER), folder / "notebooks" / "lesson.ipynb")
+    return folder
+
+
+def edit(path: Path, old: str, new: str) -> bytes:
+    """What a student types into a copy."""
+    notebook = nbformat.read(path, as_version=4)
+    [cell] = [cell for cell in notebook.cells if cell.source == old]
+    cell.source = new
+    nbformat.write(notebook, path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("name", catalogue.files())
+def test_a_copy_is_the_notebook_without_its_results(tmp_path, name):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "START.md").touch()
+    built = catalogue.find(name).built
+    shutil.copy(built, tmp_path / "notebooks")
+    copies.make(tmp_path)
+    ours = nbformat.read(tmp_path / "work" / f"{name}.ipynb", as_version=4)
+    nbformat.validate(ours)
+    theirs = nbformat.read(built, as_version=4).cells
+    assert [cell.source for cell in ours.cells] == [cell.source for cell in theirs]
+    code = notebook_sources.code_cells(ours)
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    stubs = [cell for cell in code if "exercise" in notebook_sources.tags(cell)]
+    names = [cell.metadata.exercise.name for cell in stubs]
+    assert len(set(names)) == len(names) == len(stubs) > 0  # each can be told from the others
+
+
+def test_a_copy_is_made_once_and_again_when_it_was_deleted(course):
+    assert copies.make(course) == ["lesson.ipynb: new"]
+    path = course / "work" / "lesson.ipynb"
+    written = edit(path, STUB, ANSWER)
+    path.rename(path.with_name("meine Lösung.ipynb"))
+    assert copies.make(course) == []  # known by what it is, not by its name
+    assert "](meine Lösung.ipynb)" in (course / "work" / "START.md").read_text(encoding="utf-8")
+    assert path.with_name("meine Lösung.ipynb").read_bytes() == written
+    path.with_name("meine Lösung.ipynb").unlink()
+    assert copies.make(course) == ["lesson.ipynb: new"]
+
+
+@pytest.mark.parametrize("taken", [b"", b'{"cells": 1}', b"[]", b"\xff\xfe", b'{"cells": []}'])
+def test_a_file_that_is_no_copy_is_left_alone(course, taken):
+    path = course / "work" / "lesson.ipynb"
+    path.parent.mkdir()
+    path.write_bytes(taken)
+    assert len(copies.make(course)) == 1 and len(list(path.parent.glob("*.ipynb"))) == 2
+    assert copies.make(course) == [] and path.read_bytes() == taken
+
+
+def test_a_changed_notebook_arrives_beside_the_copy_with_the_answers(course):
+    copies.make(course)
+    path = course / "work" / "lesson.ipynb"
+    edit(path, OTHER, OTHER.replace("None", "[0, 1]"))
+    written = edit(path, STUB, ANSWER)
+    changed = OTHER.replace("(d)", "(d, layer)")
+    nbformat.write(lesson("2 + 2", changed, STUB), course / "notebooks" / "lesson.ipynb")
+    [told] = copies.make(course)
+    assert "2 answers" in told and path.read_bytes() == written
+    [new] = [other for other in path.parent.glob("lesson-*.ipynb")]
+    assert new.name in (path.parent / "START.md").read_text(encoding="utf-8")
+    notebook = nbformat.read(new, as_version=4)
+    nbformat.validate(notebook)
+    _, _, other, earlier, rate = [cell.source for cell in notebook.cells]
+    assert rate == ANSWER  # the exercise is the same
+    assert other == changed and "[0, 1]" in earlier  # it is not, so the new one is to be done
+    assert notebook.cells[3].cell_type == "raw"
+    # And once more: what was carried over is an answer.
+    nbformat.write(lesson("3 + 3", changed, STUB), course / "notebooks" / "lesson.ipynb")
+    assert "1 answers" in copies.make(course)[0] and len(list(path.parent.glob("*.ipynb"))) == 3
+    assert copies.make(course) == []
+
+
+def test_bringing_the_course_up_to_date_never_meets_a_students_work(course, tmp_path):
+    """Git's view, in a clone: nothing tracked changes, and a pull goes through."""
+
+    def git(*words: str, where: Path = course) -> str:
+        own = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        done = subprocess.run(["git", *own, *words], cwd=where, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    shutil.copy(ROOT / ".gitignore", course)
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "-m", "first")
+    student = tmp_path / "student"
+    git("clone", "--quiet", str(course), str(student))
+    copies.make(student)
+    written = edit(student / "work" / "lesson.ipynb", STUB, ANSWER)
+    assert git("status", "--porcelain", where=student) == ""
+    nbformat.write(lesson("2 + 2", STUB), course / "notebooks" / "lesson.ipynb")
+    git("commit", "--quiet", "-a", "-m", "second")
+    git("pull", "--quiet", "--ff-only", where=student)
+    assert "1 answers" in copies.make(student)[0]
+    assert (student / "work" / "lesson.ipynb").read_bytes() == written
+    assert git("status", "--porcelain", where=student) == ""
+
+
+def test_what_the_first_page_says_to_type_works_in_any_folder(course, tmp_path):
+    copies.make(course)
+    page = (course / "work" / "START.md").read_text(encoding="utf-8")
+    [command] = re.findall(r"```sh\n(.*)\n```", page)
+    done = subprocess.run(f"{command} python", shell=True, cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_old_copy_says_so(course, capsys, monkeypatch):
+    (course / "pyproject.toml").write_text('[project]\nversion = "2.1"\n')
+    monkeypatch.setattr(copies, "ROOT", course)
+    copies.make(course)
+    monkeypatch.setenv("JPY_SESSION_NAME", str(course / "work" / "lesson.ipynb"))
+    copies.notice("v2.1")
+    assert capsys.readouterr().out == ""
+    copies.notice("v2.0")
+    assert "v2.0 of the course, but v2.1" in capsys.readouterr().out
+    nbformat.write(lesson("2 + 2", STUB), course / "notebooks" / "lesson.ipynb")
+    copies.notice("v2.1")
+    assert "older than the course" in capsys.readouterr().out
+    for other in ("", "gone.ipynb", str(course / "notebooks" / "lesson.ipynb")):
+        monkeypatch.setenv("JPY_SESSION_NAME", other)
+        copies.notice("v2.1")
+    assert capsys.readouterr().out == ""
+
+
+def test_what_is_presented_has_results_and_is_used_again(course):
+    original, work = course / "notebooks" / "lesson.ipynb", course / "work"
+    path = present.copy_with_results(original, work)
+    assert json.loads(path.read_text())["cells"] == json.loads(original.read_text())["cells"]
+    written = edit(path, STUB, ANSWER)
+    assert present.copy_with_results(original, work) == path and path.read_bytes() == written
+    assert copies.make(course) == ["lesson.ipynb: new"]  # no student's copy
+    nbformat.write(lesson("2 + 2", STUB), original)
+    assert present.copy_with_results(original, work) != path and path.read_bytes() == written
+
+
+def test_by_hand_in_one_command(course):
+    """A folder that is handed out, without an installation."""
+    shutil.copytree(ROOT / "course_utils", course / "course_utils")
+    command = [sys.executable, "-m", "course_utils.copies"]
+    done = subprocess.run(command, cwd=course, capture_output=True, text=True, check=True)
+    assert "lesson.ipynb: new" in done.stdout
+    assert str(course / "work" / "START.md") in done.stdout
+    assert copies.make(course) == []
