@@ -11,6 +11,7 @@ import sys
 if __name__ == "__main__" and not getattr(sys.flags, "safe_path", sys.flags.isolated):
     del sys.path[0]  # the current folder: a random.py in it must not stop what is to name it
 
+import contextlib
 import importlib
 import importlib.metadata as metadata
 import os
@@ -25,15 +26,18 @@ from course_utils.data.files import DATA_DIR, SOURCES, cache_dir, command, locat
 
 ROOT = DATA_DIR.parent
 OK, WARNING, FAILURE = "ok", "warning", "failure"
-Line = tuple[str, str, str]  # level, what was found, remedy
+Line = "tuple[str, str, str]"  # level, what was found, remedy; a string for Python 3.8
 OWN = {"benchmarks", "binder", "conftest", "course_utils", "setup", "slides", "tests", "tools"}
 
 
 def course() -> Path:
     """The course around the current folder; outside of one, that of this file."""
-    around = (Path.cwd(), *Path.cwd().parents)
     marks = ("pyproject.toml", "course_utils/__init__.py")
-    return next((f for f in around if all(os.path.isfile(f / mark) for mark in marks)), ROOT)
+    with contextlib.suppress(FileNotFoundError):  # the current folder may be gone
+        for folder in (Path.cwd(), *Path.cwd().parents):
+            if all(os.path.isfile(folder / mark) for mark in marks):
+                return folder
+    return ROOT
 
 
 def installed() -> Path | None:
@@ -209,7 +213,7 @@ def refusal(folder: Path) -> str:
             file.write(bytes(2**20))  # as much as a notebook; a full disk shows only now
             file.flush()
     except OSError as error:
-        return f"{folder} cannot be written to ({error})"
+        return f"{folder} cannot be written to ({error.strerror or error})"
     return ""
 
 
@@ -265,12 +269,15 @@ def main(names: Sequence[str] = ()) -> int:
     known = {check.__name__: check for check in CHECKS}
     if unknown := [name for name in names if name not in known]:
         raise SystemExit(f"course: no check is called {unknown[0]}, but {', '.join(known)}")
-    failed = False
+    failed, last = False, ""
     for check in (known[name] for name in names or known):
         for level, found, remedy in lines(check):
             failed |= level == FAILURE
             if not names or level != OK:
-                print(f"{level:8}{found}" + (f"\n        remedy: {remedy}" * (level != OK)))
+                print(f"{level:8}{found}")
+            if level != OK:
+                print(f"        remedy: {'as above' if remedy == last else remedy}")
+                last = remedy
     return int(failed)
 
 
