@@ -50,7 +50,11 @@ def steps(text: str) -> tuple[list[str], list[str]]:
 
 
 def copy_repository(target: Path) -> None:
-    """Files that git knows or would take, as they are now."""
+    """Files that git knows or would take, as they are now; without git, all that are not built."""
+    if not (ROOT / ".git").exists():
+        built = (".venv", "build", "work", "node_modules", "__pycache__", ".*_cache")
+        shutil.copytree(ROOT, target, ignore=shutil.ignore_patterns(*built), dirs_exist_ok=True)
+        return
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout.decode()
     for name in filter(None, listed.split("\0")):

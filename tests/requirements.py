@@ -11,6 +11,8 @@ with_make = pytest.mark.skipif(
     reason="no make, or none with a Unix shell: see the README for Windows",
 )
 
+with_git = pytest.mark.skipif(not shutil.which("git"), reason="no git")
+
 
 def need(present: object, what: str) -> None:
     """Skip without a tool, or fail where it is required (COURSE_REQUIRE=browser)."""

@@ -29,6 +29,17 @@ def dockerfile(repository):
     return rehearse.dockerfile(repository)
 
 
+def test_a_download_without_git_is_copied_too(tmp_path, monkeypatch):
+    """What is built, and what students write, stays behind."""
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "mine.ipynb").touch()
+    (tmp_path / "README.md").touch()
+    monkeypatch.setattr(rehearse, "ROOT", tmp_path)
+    rehearse.copy_repository(tmp_path / "build" / "copy")
+    copied = [path.name for path in (tmp_path / "build" / "copy").iterdir()]
+    assert copied == ["README.md"]
+
+
 def test_conda_brings_only_python_and_what_a_hub_needs(repository):
     """All else is what pyproject.toml asks for, see below."""
     with contextlib.chdir(repository):  # whose own environment.yml is there, and not read

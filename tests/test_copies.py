@@ -12,6 +12,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from course_utils import copies
+from tests.requirements import with_git
 from tools import catalogue, notebook_sources, present
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -113,6 +114,7 @@ def test_a_changed_notebook_arrives_beside_the_copy_with_the_answers(course):
     assert copies.make(course) == []
 
 
+@with_git
 def test_bringing_the_course_up_to_date_never_meets_a_students_work(course, tmp_path):
     """Git's view, in a clone: nothing tracked changes, and a pull goes through."""
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tomllib
 from pathlib import Path
 from unittest import mock
@@ -21,7 +22,7 @@ from packaging.utils import canonicalize_name
 
 from tests import wheels
 from tests.bad_input import raising
-from tests.requirements import with_make
+from tests.requirements import with_git, with_make
 from tools import create_venv
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -380,3 +381,19 @@ def test_help_lists_every_target():
     targets = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split()
     done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert re.findall(r"^make (\S+)", done.stdout, re.MULTILINE) == targets
+
+
+@with_git
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="a download without git")
+def test_a_clone_with_windows_line_ends_has_the_same_bytes(tmp_path):
+    clone = ["git", "clone", "--quiet", "-c", "core.autocrlf=true", str(ROOT), str(tmp_path / "c")]
+    subprocess.run(clone, check=True)
+    show = ["git", "-C", str(ROOT), "archive", "--format=tar", "HEAD"]
+    subprocess.run([*show, "-o", str(tmp_path / "files.tar")], check=True)
+    with tarfile.open(tmp_path / "files.tar") as files:
+        members = [each for each in files.getmembers() if each.isfile()]
+        assert len(members) > 100
+        for each in members:
+            ours = files.extractfile(each).read()
+            assert (tmp_path / "c" / each.name).read_bytes() == ours, each.name
+            assert b"\r\n" not in ours or each.name.startswith("data/") or b"\0" in ours, each.name

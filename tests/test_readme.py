@@ -83,7 +83,8 @@ def scratch(tmp_path_factory):
         if path.name != create_venv.STAMP.name:
             (venv / path.name).symlink_to(path)
     (venv / create_venv.STAMP.name).write_text(f"{create_venv.fingerprint()} cpu\n")
-    subprocess.run(["git", "init", "--quiet", folder], check=True)
+    if shutil.which("git"):
+        subprocess.run(["git", "init", "--quiet", folder], check=True)
     return folder
 
 
