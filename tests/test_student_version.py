@@ -8,12 +8,16 @@ import zipfile
 
 import nbformat
 import pytest
+import torch
 from nbclient.exceptions import CellExecutionError
+from pyro.infer import SVI, Trace_ELBO
+from pyro.infer.autoguide import AutoDiagonalNormal, AutoLowRankMultivariateNormal
+from pyro.optim import Adam
 
 from course_utils import checks, copies
-from course_utils.checks import flows, wine  # noqa: F401 - as checks.flows and checks.wine
 from tools import catalogue, notebook_sources
 from tools import student_version as student
+from tools.notebook_definitions import definitions
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +57,7 @@ def test_no_name_is_undefined_and_the_course_is_ready(written):
 @pytest.mark.parametrize("page", ["README.md", "notebooks/START.md", "docs/student.md"])
 def test_what_a_page_links_to_or_names_is_there(written, page):
     text = (written / page).read_text(encoding="utf-8")
-    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", text)
+    links = re.findall(r"""(?:\]\(|src=")(?!https?:|#)([^)#"]+)""", text)
     named = re.findall(r"(?<![\w/.])(?:docs|notebooks|tools|slides)[/\\][\w.]+", text)
     assert links or named
     for path in [(written / page).parent / link for link in links] + [
@@ -71,21 +75,32 @@ def test_students_get_copies_and_a_first_page_of_their_own(written, tmp_path):
 
 
 PAYOFFS = {  # what a cell below an exercise shows once the answer is right, and says until then
-    "flows": (checks.flows, "check_same_mask", "check_conditional"),
-    "bayesian_neural_networks_wine": (checks.wine, "check_score_probabilities"),
+    "flows": ("check_same_mask", "check_conditional"),
+    "bayesian_neural_networks_wine": ("check_score_probabilities",),
 }
 
 
 @pytest.mark.parametrize("name", PAYOFFS)
 def test_without_an_answer_a_result_that_needs_it_is_announced(written, name, capsys):
-    module, *names = PAYOFFS[name]
     notebook = nbformat.read(written / "notebooks" / f"{name}.ipynb", as_version=4)
-    for check in names:
+    for check in PAYOFFS[name]:
         stub, result = [c for c in notebook.cells if c.cell_type == "code" and check in c.source]
-        annotated = {"Tensor": object, "checks": module}
-        exec(stub.source, annotated)
-        exec(result.source, annotated)
+        names = {"Tensor": object, "checks": checks}
+        exec(stub.source, names)
+        exec(result.source, names)
         assert re.fullmatch(r"Once exercise \d is right, .*\n", capsys.readouterr().out)
+
+
+def test_what_the_students_page_proposes_works():
+    bnn, x, y = definitions("wine"), torch.randn(40, 4), torch.randn(40)
+    for fit in (bnn.fit_constant, bnn.fit_linear, bnn.fit_mean_field_bnn, bnn.fit_laplace):
+        mean, scale = fit(x, y, seed=0)(x[:5], 3)
+        assert mean.shape == scale.shape == (3, 5)
+    for kind in (AutoDiagonalNormal, AutoLowRankMultivariateNormal):
+        guide, optimiser = kind(bnn.bnn_model, init_scale=0.05), Adam({"lr": 0.01})
+        svi = SVI(bnn.bnn_model, guide, optimiser, Trace_ELBO())
+        losses = [svi.step(x, y, 50) for _ in range(100)]
+        assert sum(losses[-20:]) < sum(losses[:20])
 
 
 def test_what_is_written_is_packed_unless_it_fails(tmp_path, monkeypatch):
