@@ -34,7 +34,7 @@ def start_up(name: str) -> float:
     """Seconds from starting a kernel until imports and the first settings are through."""
     notebook = notebook_sources.read(name)
     codes = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
-    notebook.cells = notebook.cells[: codes[3] + 1]  # imports, parameters, seed and device
+    notebook.cells = notebook.cells[: codes[4] + 1]  # imports, parameters, seed, device
     ends: list[float] = []
     start = time.perf_counter()
     run_notebook.execute(notebook, lambda cell, seconds: ends.append(time.perf_counter() - start))

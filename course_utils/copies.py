@@ -55,7 +55,8 @@ def fresh(path: Path) -> dict:
             name = WHAT.search(_text(cell))
             if "exercise" in cell["metadata"].get("tags", []) and name:
                 cell["metadata"]["exercise"] = {"name": name[0], "stub": _digest(_text(cell))}
-    source = _digest(*map(_text, notebook["cells"]))
+    lesson = [cell for cell in notebook["cells"] if "alone" not in cell["metadata"].get("tags", [])]
+    source = _digest(*map(_text, lesson))
     kernel = notebook["metadata"].get("kernelspec", {})
     notebook["metadata"] = {
         "kernelspec": kernel,
@@ -160,16 +161,18 @@ def notice(tag: str) -> None:
     Args:
         tag: The version to which the notebook belongs, such as ``v0.1.0``.
     """
+    version = origin(read(Path(os.environ.get("JPY_SESSION_NAME", ""))))
+    original = ROOT / "notebooks" / f"{version.get('file')}.ipynb"
+    if original.is_file():
+        if origin(fresh(original)) != version:
+            print(
+                f"This copy of {original.name} is older than the course. The first page, START.md,"
+                " has a link to the new one; your answers are in it."
+            )
+        return
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     if tag != f"v{project['version']}":
         print(f"This notebook belongs to {tag} of the course, but v{project['version']} is here.")
-    version = origin(read(Path(os.environ.get("JPY_SESSION_NAME", ""))))
-    original = ROOT / "notebooks" / f"{version.get('file')}.ipynb"
-    if original.is_file() and origin(fresh(original)) != version:
-        print(
-            f"This copy of {original.name} is older than the course. The first page, START.md, has"
-            " a link to the new one; your answers are in it."
-        )
 
 
 if __name__ == "__main__":

@@ -20,9 +20,9 @@ from tools import catalogue, create_venv, notebook_sources, run_notebook
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "build" / "student"
 NEEDED = (
-    *("course_utils", "data", "LICENSE", "LICENSE-CONTENT", "pyproject.toml", "constraints.txt"),
-    *("environment.yml", "tools/create_venv.py", "slides/lecture.html", "slides/lecture.pdf"),
-    *("notebooks/START.md", "docs/student.md", "docs/picture.png"),
+    *("course_utils", "data", "LICENSE", "LICENSE-CONTENT", "environment.yml", "constraints.txt"),
+    *("pyproject.toml", "setup.py", "tools/create_venv.py", "notebooks/START.md"),
+    *("docs/student.md", "docs/picture.png", "slides/lecture.html", "slides/lecture.pdf"),
 )
 README = """# Lecture 4: Deep learning architectures
 
