@@ -1,8 +1,8 @@
 """The web site's settings. tools/build_site.py lays out what Sphinx reads, and calls it."""
 
 import os
-import re
 import shutil
+import tomllib
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
@@ -11,12 +11,10 @@ SLIDES = ("lecture.html", "lecture.pdf", "lecture-notes.pdf")
 
 
 def repository() -> str:
-    """owner/name on GitHub: COURSE_REPOSITORY, or as in the README's badges; "" if neither."""
-    if "COURSE_REPOSITORY" in os.environ:
-        return os.environ["COURSE_REPOSITORY"]
-    text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
-    found = re.search(r"mybinder\.org/v2/gh/([\w.-]+/[\w.-]+)/", text)  # written by make links
-    return found[1] if found else ""
+    """owner/name on GitHub: COURSE_REPOSITORY, or what make links has written; "" if neither."""
+    catalogue = (DOCS.parent / "notebooks" / "catalogue.toml").read_text(encoding="utf-8")
+    published = tomllib.loads(catalogue)["published"]["repository"]
+    return os.environ.get("COURSE_REPOSITORY", published)
 
 
 project = "Deep learning architectures"

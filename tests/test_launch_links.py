@@ -1,74 +1,91 @@
-"""The launch badges of the README."""
+"""Where the course is published: one command writes it down, and what follows from it."""
 
 import re
 import sys
-from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
+import yaml
 
-from tools import catalogue, launch_links
+from tools import catalogue, fill_pages, launch_links
 
-ROOT = Path(__file__).resolve().parents[1]
-BADGE = re.compile(r"^\[!\[(Open on .+?)\]\(https://.+?\)\]\((https?://[^)]+)\)$", re.MULTILINE)
+ROOT = catalogue.ROOT
+FILES = ("README.md", "CITATION.cff", "notebooks/catalogue.toml")
+BADGE = re.compile(r"^\[!\[(Open .+?)\]\(https://.+?\)\]\((https?://[^)]+)\)$", re.MULTILINE)
+
+
+def texts(folder) -> dict[str, str]:
+    return {name: (folder / name).read_text(encoding="utf-8") for name in FILES}
 
 
 @pytest.fixture
 def write(tmp_path, monkeypatch):
-    """The tool, writing into a copy of the README; returns what is there afterwards."""
-    path = tmp_path / "README.md"
-    path.write_bytes((ROOT / "README.md").read_bytes())
-    monkeypatch.setattr(launch_links, "ROOT", tmp_path)
+    """The tool, writing into a copy; returns what its files hold afterwards."""
+    (tmp_path / "notebooks").mkdir()
+    for name in FILES:
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    monkeypatch.setattr(catalogue, "CATALOGUE", tmp_path / FILES[-1])
+    monkeypatch.setattr(fill_pages, "ROOT", tmp_path)
+    monkeypatch.setattr(fill_pages, "PAGES", {"README.md": fill_pages.PAGES["README.md"]})
 
-    def run(*arguments: str) -> str:
+    def run(*arguments: str) -> dict[str, str]:
         monkeypatch.setattr(sys, "argv", ["launch_links", *arguments])
         launch_links.main()
-        return path.read_text(encoding="utf-8")
+        return texts(tmp_path)
 
+    run.folder = tmp_path
     return run
 
 
-def test_badges_lead_to_files_of_this_repository(write):
-    labels, addresses = zip(*BADGE.findall(write("someone/some.course")), strict=True)
+def test_badges_lead_to_the_first_page_and_to_the_notebooks(write):
+    readme = write("someone/some.course")["README.md"]
+    labels, addresses = zip(*BADGE.findall(readme), strict=True)
     assert len(set(labels)) == len(labels)  # each says in words what it opens
-    binder, puller, *colab = map(urlsplit, addresses)
+    binder, space, puller, *colab = map(urlsplit, addresses)
     assert (binder.netloc, binder.path) == ("mybinder.org", "/v2/gh/someone/some.course/main")
-    (path,) = parse_qs(binder.query)["urlpath"]
-    assert (ROOT / path.removeprefix("lab/tree/")).is_file()
+    assert parse_qs(binder.query) == {"urlpath": ["course"]}
+    assert (space.netloc, space.path) == ("codespaces.new", "/someone/some.course/tree/main")
     query = parse_qs(puller.query)
     assert query["repo"] == ["https://github.com/someone/some.course"]
-    assert query["urlpath"] == [f"lab/tree/some.course/{path.removeprefix('lab/tree/')}"]
+    assert query["urlpath"] == ["course?folder=some.course"]
     opened = [unquote(url.path).removeprefix("/github/someone/some.course/") for url in colab]
-    assert opened == [f"blob/main/notebooks/{name}.ipynb" for name in catalogue.files()]
+    tag = f"v{catalogue.version()}"
+    assert opened == [f"blob/{tag}/notebooks/{name}.ipynb" for name in catalogue.files()]
 
 
 def test_another_call_replaces_and_changes_nothing_else(write):
-    before = (ROOT / "README.md").read_text(encoding="utf-8")
+    fill_pages.main()
+    before = texts(write.folder)
     once = write("someone/course")
     assert write("someone/course") == once
-    text = write("other/course", "--branch", "term/2027", "--hub", "https://hub.example.org/")
-    assert "someone" not in text and "other/course/term%2F2027?" in text
-    assert "https://hub.example.org/hub/user-redirect/git-pull?repo=" in text
-    assert "git clone --depth 1 https://github.com/other/course " in text
-    added = set(text.splitlines()) - set(before.splitlines())
-    assert all("other/course" in line or "hub.example.org" in line for line in added)
+    there = ("--branch", "term/2027", "--hub", "https://hub.example.org/")
+    after = write("other/course", *there)
+    assert catalogue.published() == ("other/course", "term/2027", there[-1])
+    assert "other/course/term%2F2027?" in after["README.md"]
+    assert "https://hub.example.org/hub/user-redirect/git-pull?repo=" in after["README.md"]
+    citation = yaml.safe_load(after["CITATION.cff"])
+    assert citation["repository-code"] == "https://github.com/other/course"
+    assert citation["url"] == "https://other.github.io/course/"
+    assert "someone" not in "".join(after.values())
+    launch_links.publish(repository="", branch="main", hub="")
+    fill_pages.main()
+    assert texts(write.folder) == before and not BADGE.search(before["README.md"])
 
 
 MALFORMED = ["", "name", "a/b/c", "/name", "owner/", "-o/name", "o--o/name", "owner/..",
              "owner/name.git", "https://github.com/owner/name", "owner/na me", "owner/name?x",
              "owner/name)", "öwner/name", "owner/name\n"]  # fmt: skip
+NO_HUB = ["hub.example.org", "ftp://hub.example.org", "https://", 'https://a"b', "https://a/)"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [(("--", name), "owner/name of a GitHub repository is needed") for name in MALFORMED]
     + [(("o/n", "--branch", "a b"), "the name of a branch is needed")]
-    + [
-        (("o/n", "--hub", hub), "the address of a JupyterHub is needed")
-        for hub in ("hub.example.org", "ftp://hub.example.org", "https://")
-    ],
+    + [(("o/n", "--hub", hub), "the address of a JupyterHub is needed") for hub in NO_HUB],
 )
 def test_what_cannot_be_part_of_an_address_is_refused(write, arguments, message):
+    before = texts(write.folder)
     with pytest.raises(SystemExit, match=f"^course: {message}"):
         write(*arguments)
-    assert (launch_links.ROOT / "README.md").read_bytes() == (ROOT / "README.md").read_bytes()
+    assert texts(write.folder) == before

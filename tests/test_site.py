@@ -14,7 +14,7 @@ from bs4 import BeautifulSoup
 
 from tests.browser import LEVELS, artefacts, chromium
 from tests.requirements import need
-from tools import build_site, catalogue, launch_links, marked, npm
+from tools import build_site, catalogue, fill_pages, marked, npm
 
 pytestmark = pytest.mark.node
 
@@ -115,20 +115,24 @@ def test_launch_buttons_open_the_notebook_of_the_repository(pages, name):
     assert f"https://colab.research.google.com/github/{REPOSITORY}/blob/main/{path}" in found
 
 
-@pytest.mark.parametrize("badges", ["", launch_links.badges(REPOSITORY)])
-def test_badges_of_the_readme_choose_the_repository_and_stay_off_the_site(
-    tmp_path, monkeypatch, badges
+@pytest.mark.parametrize("repository", ["", REPOSITORY])
+def test_the_catalogue_chooses_the_repository_and_badges_stay_off_the_site(
+    tmp_path, monkeypatch, repository
 ):
     course, laid = tmp_path / "course", tmp_path / "laid"
-    (course / "docs").mkdir(parents=True)
+    for name in ("docs", "notebooks"):
+        (course / name).mkdir(parents=True)
     (course / "docs" / "index.md").touch()
-    readme = marked.fill((ROOT / "README.md").read_text("utf-8"), {launch_links.MARK: badges})
+    published = f"[published]\nrepository = {repository!r}\n"
+    (course / "notebooks" / "catalogue.toml").write_text(published, "utf-8")
+    badges = fill_pages.badges(catalogue.Published(repository, "main", ""))
+    readme = marked.fill((ROOT / "README.md").read_text("utf-8"), {fill_pages.BADGES: badges})
     (course / "README.md").write_text(readme, "utf-8")
     monkeypatch.delenv("COURSE_REPOSITORY", raising=False)
     settings = {"__file__": str(course / "docs" / "conf.py")}
     exec((ROOT / "docs" / "conf.py").read_text("utf-8"), settings)
-    assert settings["repository"]() == (REPOSITORY if badges else "")
-    assert ("launch_buttons" in settings["html_theme_options"]) == bool(badges)
+    assert settings["repository"]() == repository
+    assert ("launch_buttons" in settings["html_theme_options"]) == bool(repository)
     monkeypatch.setattr(build_site, "ROOT", course)
     build_site.lay_out(laid)
     assert "mybinder.org" not in (laid / "index.md").read_text("utf-8")

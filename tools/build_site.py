@@ -18,7 +18,7 @@ from pathlib import Path
 import nbformat
 
 from slides import lecture
-from tools import catalogue, launch_links, marked, npm
+from tools import catalogue, fill_pages, marked, npm
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -62,7 +62,7 @@ def lay_out(folder: Path) -> None:
     contents = (folder / "docs" / "index.md").read_text(encoding="utf-8")
     notebooks = "\n".join(f"notebooks/{name}" for name in catalogue.files())
     contents = contents.replace("{{notebooks}}", notebooks)
-    readme = marked.fill(readme, {launch_links.MARK: ""})  # their pictures come from elsewhere
+    readme = marked.fill(readme, {fill_pages.BADGES: ""})  # their pictures come from elsewhere
     (folder / "index.md").write_text(f"{readme}\n{contents}", encoding="utf-8")
     (folder / "docs" / "index.md").unlink()
     for path in folder.rglob("*.md"):

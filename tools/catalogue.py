@@ -14,6 +14,7 @@ import nbformat
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
+CATALOGUE = NOTEBOOKS / "catalogue.toml"
 HEADING = re.compile(r"^## (\d+) (.+)$", re.MULTILINE)
 EXERCISE = re.compile(r"^### Exercise (\w+): (.+) \((\d+) minutes\)$", re.MULTILINE)
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -89,10 +90,16 @@ class Published(NamedTuple):
     def address(self) -> str:
         return f"https://github.com/{self.repository}" if self.repository else ""
 
+    @property
+    def site(self) -> str:
+        """Where GitHub Pages has the web site."""
+        owner, _, name = self.repository.partition("/")
+        return f"https://{owner}.github.io/{name}/" if self.repository else ""
+
 
 def read() -> dict:
     """The catalogue as it is written."""
-    return tomllib.loads((NOTEBOOKS / "catalogue.toml").read_text(encoding="utf-8"))
+    return tomllib.loads(CATALOGUE.read_text(encoding="utf-8"))
 
 
 def published() -> Published:

@@ -3,17 +3,22 @@
 python -m tools.fill_pages
 """
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote, urlencode
 
 from benchmarks import classes, measure, report
 from binder import rehearse
 from slides import lecture
-from tools import catalogue, mistakes
-from tools.catalogue import Notebook, table
+from tools import catalogue, mistakes, platforms
+from tools.catalogue import Notebook, Published, table
 from tools.marked import fill
 
 ROOT = Path(__file__).resolve().parents[1]
+BADGES = "launch badges"  # of the README
+UNPUBLISHED = """Binder, Codespaces, Colab and a Hub need an address. Once the course is published,
+`make links REPO=owner/name` puts their badges on top of this page."""
 
 
 def overview(folder: str) -> str:
@@ -30,6 +35,57 @@ def overview(folder: str) -> str:
         for each in catalogue.load()
     ]
     return table(head, rows)
+
+
+def badges(published: Published) -> str:
+    """Pictures that open the course elsewhere: none before it is published."""
+    if not published.repository:
+        return ""
+    repository, branch, hub = published
+    pull = {"repo": published.address, "branch": branch}
+    pull["urlpath"] = f"course?folder={repository.split('/')[1]}"  # where nbgitpuller puts it
+    if hub:
+        puller = f"{hub.rstrip('/')}/hub/user-redirect/git-pull"
+    else:  # the page that makes a link for any Hub
+        puller = "https://nbgitpuller.readthedocs.io/en/latest/link.html"
+    # The tag is the one from which a notebook's first cell fetches the course.
+    colab = f"https://colab.research.google.com/github/{repository}/blob/v{catalogue.version()}"
+    binder = f"https://mybinder.org/v2/gh/{repository}/{quote(branch, safe='')}?urlpath=course"
+    space = f"https://codespaces.new/{repository}/tree/{branch}?quickstart=1"
+    shield = "https://img.shields.io/badge/JupyterHub-open-orange?logo=jupyter"
+    colab_image = "https://colab.research.google.com/assets/colab-badge.svg"
+    found = [
+        ("Open on Binder", "https://mybinder.org/badge_logo.svg", binder),
+        ("Open in GitHub Codespaces", "https://github.com/codespaces/badge.svg", space),
+        ("Open on a JupyterHub", shield, f"{puller}?{urlencode(pull)}"),
+    ]
+    for each in catalogue.load():
+        page = f"{colab}/notebooks/{each.file}.ipynb"
+        found.append((f"Open on Colab: {each.topic}", colab_image, page))
+    return "\n".join(f"[![{words}]({image})]({address})" for words, image, address in found)
+
+
+def routes(published: Published) -> str:
+    """What each badge does, or how to come by them."""
+    if not published.repository:
+        return UNPUBLISHED
+    rows = [
+        ["to read", f"[the web site]({published.site})"],
+        ["Binder", "its badge opens the start page; what you type is lost when you close it"],
+        ["Codespaces", "its badge makes a machine of your own, with the course in VS Code"],
+        ["Colab", "a notebook's badge opens it; its first cell fetches the rest"],
+        ["JupyterHub", "its badge copies the course to your folder on the Hub"],
+    ]
+    return table(["online", "what you do"], rows)
+
+
+def cited(citation: str, published: Published) -> str:
+    """CITATION.cff, with the course's address as soon as there is one."""
+    text = re.sub(r"(?m)^(repository-code|url): .*\n", "", citation)
+    if published.repository:
+        found = f"repository-code: {published.address}\nurl: {published.site}\n"
+        text = re.sub(r"(?m)^(?=license:)", found, text, count=1)
+    return text
 
 
 def start_page() -> str:
@@ -65,7 +121,10 @@ def guide() -> dict[str, str]:
 
 PAGES: dict[str, Callable[[], dict[str, str]]] = {
     "README.md": lambda: {
+        BADGES: badges(catalogue.published()),
         "notebooks": overview("notebooks/"),
+        "routes online": routes(catalogue.published()),
+        "platforms": platforms.page(platforms.load()),
         "measured": report.overview(report.load()),
     },
     "benchmarks/RESULTS.md": lambda: report.results(report.load()),
@@ -90,6 +149,9 @@ def main() -> None:
     for page in PAGES:
         text = filled(page)
         (ROOT / page).write_text(text, encoding="utf-8", newline="\n")
+    citation = ROOT / "CITATION.cff"
+    text = cited(citation.read_text(encoding="utf-8"), catalogue.published())
+    citation.write_text(text, encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":
