@@ -22,8 +22,6 @@ GUIDE = (ROOT / "docs" / "instructor.md").read_text(encoding="utf-8")
     [
         "ruff check .",
         "ruff format --check .",
-        "check_jsonschema --builtin-schema vendor.citation-file-format CITATION.cff",
-        "check_jsonschema --builtin-schema vendor.github-workflows .github/workflows/test.yml",
         "pre_commit validate-config",
     ],
 )
