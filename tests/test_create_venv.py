@@ -258,7 +258,12 @@ def course(tmp_path):
         done = subprocess.run(command, **options)
         return done.stdout + done.stderr
 
-    run.folder, run.wheels = folder, found
+    def bash(command: str) -> None:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        env = os.environ | own | {"PATH": path}
+        subprocess.run(["bash", "-ec", command], cwd=folder, env=env, check=True)
+
+    run.folder, run.wheels, run.bash = folder, found, bash
     return run
 
 
@@ -397,3 +402,19 @@ def test_a_clone_with_windows_line_ends_has_the_same_bytes(tmp_path):
             ours = files.extractfile(each).read()
             assert (tmp_path / "c" / each.name).read_bytes() == ours, each.name
             assert b"\r\n" not in ours or each.name.startswith("data/") or b"\0" in ours, each.name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="the container has a Unix shell")
+def test_the_commands_of_the_dev_container_end_with_the_students_copies(course):
+    notebooks = course.folder / "notebooks"
+    notebooks.mkdir()
+    for name in ("START.md", "flows.ipynb"):
+        shutil.copy(ROOT / "notebooks" / name, notebooks)
+    text = (ROOT / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8")
+    container = json.loads(text)
+    course.bash(container["postCreateCommand"])
+    opened = container["customizations"]["codespaces"]["openFiles"]
+    python = container["customizations"]["vscode"]["settings"]["python.defaultInterpreterPath"]
+    for path in (*opened, "work/flows.ipynb", python.replace("${containerWorkspaceFolder}/", "")):
+        assert (course.folder / path).is_file(), path
