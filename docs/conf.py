@@ -10,12 +10,9 @@ PACKAGES = DOCS.parent / "tools" / "node_modules"
 SLIDES = ("lecture.html", "lecture.pdf", "lecture-notes.pdf")
 
 
-def repository() -> str:
-    """owner/name on GitHub: COURSE_REPOSITORY, or what make links has written; "" if neither."""
-    catalogue = (DOCS.parent / "notebooks" / "catalogue.toml").read_text(encoding="utf-8")
-    published = tomllib.loads(catalogue)["published"]["repository"]
-    return os.environ.get("COURSE_REPOSITORY", published)
-
+catalogue = (DOCS.parent / "notebooks" / "catalogue.toml").read_text(encoding="utf-8")
+published = tomllib.loads(catalogue)["published"]  # written by make links
+repository = os.environ.get("COURSE_REPOSITORY", published["repository"])  # owner/name, or ""
 
 project = "Deep learning architectures"
 author = "the course's contributors"
@@ -73,10 +70,10 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
-if repository():
+if repository:
     html_theme_options |= {
-        "repository_url": f"https://github.com/{repository()}",
-        "repository_branch": "main",
+        "repository_url": f"https://github.com/{repository}",
+        "repository_branch": published["branch"],
         "use_repository_button": True,
         "launch_buttons": {
             "binderhub_url": "https://mybinder.org",

@@ -123,7 +123,7 @@ def test_the_catalogue_chooses_the_repository_and_badges_stay_off_the_site(
     for name in ("docs", "notebooks"):
         (course / name).mkdir(parents=True)
     (course / "docs" / "index.md").touch()
-    published = f"[published]\nrepository = {repository!r}\n"
+    published = f"[published]\nrepository = {repository!r}\nbranch = 'main'\n"
     (course / "notebooks" / "catalogue.toml").write_text(published, "utf-8")
     badges = fill_pages.badges(catalogue.Published(repository, "main", ""))
     readme = marked.fill((ROOT / "README.md").read_text("utf-8"), {fill_pages.BADGES: badges})
@@ -131,11 +131,11 @@ def test_the_catalogue_chooses_the_repository_and_badges_stay_off_the_site(
     monkeypatch.delenv("COURSE_REPOSITORY", raising=False)
     settings = {"__file__": str(course / "docs" / "conf.py")}
     exec((ROOT / "docs" / "conf.py").read_text("utf-8"), settings)
-    assert settings["repository"]() == repository
+    assert settings["repository"] == repository
     assert ("launch_buttons" in settings["html_theme_options"]) == bool(repository)
     monkeypatch.setattr(build_site, "ROOT", course)
     build_site.lay_out(laid)
-    assert "mybinder.org" not in (laid / "index.md").read_text("utf-8")
+    assert fill_pages.IMAGES[0] not in (laid / "index.md").read_text("utf-8")
 
 
 # ------------------------------------------------------------------ in a browser

@@ -17,6 +17,12 @@ from tools.marked import fill
 
 ROOT = Path(__file__).resolve().parents[1]
 BADGES = "launch badges"  # of the README
+IMAGES = (  # Binder, Codespaces, a JupyterHub, Colab
+    "https://mybinder.org/badge_logo.svg",
+    "https://github.com/codespaces/badge.svg",
+    "https://img.shields.io/badge/JupyterHub-open-orange?logo=jupyter",
+    "https://colab.research.google.com/assets/colab-badge.svg",
+)
 UNPUBLISHED = """Binder, Codespaces, Colab and a Hub need an address. Once the course is published,
 `make links REPO=owner/name` puts their badges on top of this page."""
 
@@ -37,10 +43,8 @@ def overview(folder: str) -> str:
     return table(head, rows)
 
 
-def badges(published: Published) -> str:
-    """Pictures that open the course elsewhere: none before it is published."""
-    if not published.repository:
-        return ""
+def addresses(published: Published) -> dict[str, str]:
+    """What opens the course elsewhere: the words of a badge, and where it leads."""
     repository, branch, hub = published
     pull = {"repo": published.address, "branch": branch}
     pull["urlpath"] = f"course?folder={repository.split('/')[1]}"  # where nbgitpuller puts it
@@ -48,33 +52,42 @@ def badges(published: Published) -> str:
         puller = f"{hub.rstrip('/')}/hub/user-redirect/git-pull"
     else:  # the page that makes a link for any Hub
         puller = "https://nbgitpuller.readthedocs.io/en/latest/link.html"
+    binder = f"https://mybinder.org/v2/gh/{repository}/{quote(branch, safe='')}?urlpath=course"
     # The tag is the one from which a notebook's first cell fetches the course.
     colab = f"https://colab.research.google.com/github/{repository}/blob/v{catalogue.version()}"
-    binder = f"https://mybinder.org/v2/gh/{repository}/{quote(branch, safe='')}?urlpath=course"
-    space = f"https://codespaces.new/{repository}/tree/{branch}?quickstart=1"
-    shield = "https://img.shields.io/badge/JupyterHub-open-orange?logo=jupyter"
-    colab_image = "https://colab.research.google.com/assets/colab-badge.svg"
-    found = [
-        ("Open on Binder", "https://mybinder.org/badge_logo.svg", binder),
-        ("Open in GitHub Codespaces", "https://github.com/codespaces/badge.svg", space),
-        ("Open on a JupyterHub", shield, f"{puller}?{urlencode(pull)}"),
-    ]
-    for each in catalogue.load():
-        page = f"{colab}/notebooks/{each.file}.ipynb"
-        found.append((f"Open on Colab: {each.topic}", colab_image, page))
-    return "\n".join(f"[![{words}]({image})]({address})" for words, image, address in found)
+    return {
+        "Open on Binder": binder,
+        "Open in GitHub Codespaces": f"https://codespaces.new/{repository}/tree/{branch}",
+        "Open on a JupyterHub": f"{puller}?{urlencode(pull)}",
+    } | {
+        f"Open on Colab: {each.topic}": f"{colab}/notebooks/{each.file}.ipynb"
+        for each in catalogue.load()
+    }
+
+
+def badges(published: Published) -> str:
+    """Pictures that open the course elsewhere: none before it is published."""
+    found = addresses(published) if published.repository else {}
+    images = [*IMAGES, *IMAGES[-1:] * len(found)]
+    return "\n".join(
+        f"[![{words}]({image})]({address})"
+        for (words, address), image in zip(found.items(), images, strict=False)
+    )
 
 
 def routes(published: Published) -> str:
-    """What each badge does, or how to come by them."""
+    """The same as words, with what to expect; or how to come by them."""
     if not published.repository:
         return UNPUBLISHED
+    binder, space, hub, *colab = addresses(published).values()
+    notebooks = zip(catalogue.load(), colab, strict=True)
+    alone = ", ".join(f"[{each.nickname}]({address})" for each, address in notebooks)
     rows = [
-        ["to read", f"[the web site]({published.site})"],
-        ["Binder", "its badge opens the start page; what you type is lost when you close it"],
-        ["Codespaces", "its badge makes a machine of your own, with the course in VS Code"],
-        ["Colab", "a notebook's badge opens it; its first cell fetches the rest"],
-        ["JupyterHub", "its badge copies the course to your folder on the Hub"],
+        ["GitHub Pages", f"[read the course]({published.site})"],
+        ["Binder", f"[open the start page]({binder}); what you type is lost when you leave"],
+        ["Codespaces", f"[make a machine of your own]({space}), with the course in VS Code"],
+        ["JupyterHub", f"[copy the course to your folder]({hub}) on the Hub"],
+        ["Colab", f"open one notebook: {alone}; its first cell fetches the rest"],
     ]
     return table(["online", "what you do"], rows)
 

@@ -49,6 +49,7 @@ def main() -> None:
     checked(arguments.repository, arguments.branch, arguments.hub)
     publish(**vars(arguments))
     fill_pages.main()
+    print(f"course: commit and push this, then a tag v{catalogue.version()}, which Colab opens")
 
 
 if __name__ == "__main__":
