@@ -8,7 +8,7 @@ BIN := .venv/bin
 REST := browser or hub or node or slow
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-tests lab offline present quick test test-all check notebooks pages slides site student links binder classroom benchmarks lint node
+.PHONY: help env env-tests lab offline present quick test test-all check notebooks pages slides site student links platforms binder classroom benchmarks lint node
 
 help:  ## List the targets, and the markers of the tests
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,9 +57,13 @@ site: env-tests  ## Build the web site in build/site (needs Node, once)
 student: env-tests  ## Write a version without solutions into build/student, and run it
 	@$(BIN)/python -m tools.student_version
 
-links: env-tests  ## Write launch badges into README.md (REPO=owner/name, HUB=https://… for your JupyterHub)
+links: env-tests  ## Say where the course is published (REPO=owner/name, HUB=https://… for your JupyterHub)
 	@[ -n "$(REPO)" ] || { echo "course: whose? Remedy: make links REPO=owner/name" >&2; exit 1; }
 	@$(BIN)/python -m tools.launch_links $(if $(HUB),--hub "$(HUB)") -- "$(REPO)"
+	@$(BIN)/python -m tools.build_notebooks
+
+platforms: env-tests  ## Ask for each system and Python whether the tested versions have wheels (needs uv)
+	@$(BIN)/python -m tools.platforms && $(BIN)/python -m tools.fill_pages
 
 binder: env-tests  ## Build what Binder would build, without Docker, and measure it in build/binder
 	@$(BIN)/python -m binder.rehearse

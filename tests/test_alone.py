@@ -5,22 +5,15 @@ import os
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 
-from tests.wheels import real_wheel, stub_wheels
+from tests.wheels import NEEDED, PINNED, real_wheel, stub_wheels
 from tools import catalogue, notebook_sources
 
 ROOT = Path(__file__).resolve().parents[1]
 TAG = f"v{catalogue.version()}"
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-NEEDED = [Requirement(text).name for text in PROJECT["dependencies"]]
-LINES = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-HERE = [pin for pin in map(Requirement, LINES) if not pin.marker or pin.marker.evaluate()]
-PINS = {pin.name: str(pin.specifier).removeprefix("==") for pin in HERE}
 OLD = {"torch": "1.0+cu99", "tqdm": "4.1", "numpy": "1.0"}  # older than the course wants
 NOTICE = "def notice(tag):\n    print('copy of', tag)\n"
 
@@ -54,7 +47,7 @@ def published(tmp_path_factory) -> Path:
 def wheels(tmp_path_factory) -> Path:
     """A folder with everything that the course depends on, in the tested versions."""
     folder = tmp_path_factory.mktemp("wheels")
-    stub_wheels(folder, {name: PINS[name] for name in NEEDED})
+    stub_wheels(folder, {name: PINNED[name] for name in NEEDED})
     real_wheel(folder, "pip")
     return folder
 
@@ -100,8 +93,8 @@ def test_the_course_is_fetched_and_only_what_is_missing_is_added(
     before, done = bare.packages(), bare.run(cell + asks)
     assert done.returncode == 0, done.stderr
     assert f"copy of {TAG}\n{bare.place / 'course' / 'course_utils'}" in done.stdout
-    added = set(NEEDED) - set(OLD) - {"ipykernel", "jupyterlab", "jupytext"}
-    assert bare.packages() == before | {name: PINS[name] for name in added}
+    added = NEEDED - set(OLD) - {"ipykernel", "jupyterlab", "jupytext"}
+    assert bare.packages() == before | {name: PINNED[name] for name in added}
     again = bare.run(cell)  # the next day
     assert (again.returncode, again.stdout) == (0, f"copy of {TAG}\n"), again.stderr
 
@@ -109,7 +102,7 @@ def test_the_course_is_fetched_and_only_what_is_missing_is_added(
 def test_other_versions_where_the_tested_ones_would_change_what_is_there(tmp_path, published):
     """And one line below pip's where there are none."""
     wheels = tmp_path / "wheels"
-    stub_wheels(wheels, {"zuko": PINS["zuko"]}, requires="tqdm>=4.66")
+    stub_wheels(wheels, {"zuko": PINNED["zuko"]}, requires="tqdm>=4.66")
     stub_wheels(wheels, {"zuko": "1.3.0", "tqdm": "4.99"})
     real_wheel(wheels, "pip")
     old = dict.fromkeys(NEEDED, "0.1")
@@ -121,7 +114,7 @@ def test_other_versions_where_the_tested_ones_would_change_what_is_there(tmp_pat
     assert "\ncourse: pip failed" in bare.run(code).stderr
     bare.wheels = wheels
     assert bare.run(code).returncode == 0
-    assert bare.packages() == old | {"zuko": "1.3.0", "pip": PINS["pip"]}
+    assert bare.packages() == old | {"zuko": "1.3.0", "pip": PINNED["pip"]}
 
 
 SHELL = """import sys

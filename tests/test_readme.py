@@ -1,5 +1,6 @@
 """Every command of the README and of the guides is executed, or said to be not tested here."""
 
+import json
 import os
 import re
 import shutil
@@ -25,6 +26,9 @@ ELSEWHERE = {
     "make test-all": ".ci/run",
     "make lab": "tests/test_make_lab.py",
     'make lab ARGS="--no-browser"': "tests/test_make_lab.py",
+    "make lab TORCH=cpu": "tests/test_create_venv.py",
+    "make offline": "tests/test_create_venv.py",
+    "uv run jupyter lab": ".github/workflows/test.yml",
     "make slides": "tests/test_slides.py",
     "make site": "tests/test_site.py",
     "make student": "tests/test_student_version.py",
@@ -34,7 +38,8 @@ LEFT = {
     "--threads 1": ("screen", '"parameters": {"SEED": 3, "THREADS": 1}'),
     "--set": ("screen", '"SEEDS": 2, "REALNVP_STEPS": 800'),
     "make notebooks NAME": ("notebooks/flows.ipynb", "0 2 5 1500"),
-    "make links": ("README.md", "mybinder.org/v2/gh/owner/name"),
+    "make links": ("notebooks/flows.ipynb", "https://github.com/owner/name"),
+    ".copies": ("work/START.md", "(flows.ipynb)"),
     "pre-commit": (".git/hooks/pre-commit", "pre_commit"),
 }
 SMALL = """# %% tags=["parameters"]
@@ -54,7 +59,7 @@ def commands() -> list[str]:
     found = []
     for name in TEXTS:
         for part in re.split(
-            r"^(?=#+ |\|)|(?<=\|\n)(?=\n)", (ROOT / name).read_text("utf-8"), flags=re.MULTILINE
+            r"^(?=#+ |\||- )|(?<=\|\n)(?=\n)", (ROOT / name).read_text("utf-8"), flags=re.MULTILINE
         ):
             lines = "\n".join(FENCED.findall(part)).splitlines() + INLINE.findall(part)
             found += [line.strip() for line in lines if line.strip() and NOBODY not in part]
@@ -68,21 +73,23 @@ def test_what_is_executed_elsewhere_stands_in_a_text():
 
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory):
-    """The course with a small notebook on flows, and with this environment as its .venv."""
+    """The course with small notebooks, and with this environment as its .venv."""
     folder = tmp_path_factory.mktemp("scratch") / "course"
     skipped = shutil.ignore_patterns(
-        ".git", ".venv", "build", "node_modules", ".*_cache", "*.ipynb"
+        ".git", ".venv", "build", "work", "node_modules", ".*_cache", "*.ipynb"
     )
     shutil.copytree(ROOT, folder, ignore=skipped)
-    flows = catalogue.find("flows")
-    headings = "".join(f"# ## {part.number} {part.title}\n" for part in flows.sections)
-    (folder / "notebooks" / flows.source.name).write_text(SMALL + headings, encoding="utf-8")
+    for each in catalogue.load():
+        headings = "".join(f"# ## {part.number} {part.title}\n" for part in each.sections)
+        (folder / "notebooks" / each.source.name).write_text(SMALL + headings, encoding="utf-8")
     venv = folder / ".venv"
     venv.mkdir()
     for path in Path(sys.prefix).iterdir():
         if path.name != create_venv.STAMP.name:
             (venv / path.name).symlink_to(path)
-    (venv / create_venv.STAMP.name).write_text(f"{create_venv.fingerprint()} cpu\n")
+    known = {"files": create_venv.fingerprint(), "torch": "cpu", "tests": True}
+    stamp = json.dumps(known | {"folder": str(folder)})
+    (venv / create_venv.STAMP.name).write_text(stamp, encoding="utf-8")
     if shutil.which("git"):
         subprocess.run(["git", "init", "--quiet", folder], check=True)
     return folder

@@ -1,13 +1,27 @@
 """Wheels made here, so that pip has something to install without a network."""
 
 import importlib.metadata as metadata
+import tomllib
 import zipfile
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+NEEDED = {canonicalize_name(Requirement(text).name) for text in PROJECT["project"]["dependencies"]}
+CONSTRAINTS = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+PINS = [Requirement(line) for line in CONSTRAINTS]
+PINNED = {  # the tested versions on this Python
+    canonicalize_name(pin.name): str(pin.specifier).removeprefix("==")
+    for pin in PINS
+    if not pin.marker or pin.marker.evaluate()
+}
 WHEEL = "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 
 
-def pack(folder: Path, name: str, version: str, files: dict[str, bytes]) -> None:
+def pack(folder: Path, name: str, version: str, files: dict[str, bytes | str]) -> None:
     """Write a wheel for any machine; pip asks for RECORD, and not for what it says."""
     stem = f"{name.replace('-', '_')}-{version}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -25,11 +39,8 @@ def stub_wheels(folder: Path, versions: dict[str, str], requires: str = "") -> N
         info = f"{module}-{version}.dist-info"
         about = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
         about += f"Requires-Dist: {requires}\n" if requires else ""
-        files = {
-            f"{module}/__init__.py": f"__version__ = {version!r}\n".encode(),
-            f"{info}/METADATA": about.encode(),
-            f"{info}/WHEEL": WHEEL.encode(),
-        }
+        code = f"__version__ = {version!r}\n"
+        files = {f"{module}/__init__.py": code, f"{info}/METADATA": about, f"{info}/WHEEL": WHEEL}
         pack(folder, name, version, files)
 
 

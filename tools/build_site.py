@@ -39,13 +39,15 @@ def first_sentence(markdown: str) -> str:
 
 
 def dress(notebook: nbformat.NotebookNode) -> None:
-    """Fold the solutions; describe every picture by the sentence that follows it."""
+    """Fold the solutions, leave the generated cell out; describe pictures by the next sentence."""
     for index, cell in enumerate(notebook.cells):
         if cell.cell_type != "code":
             continue
         tags = cell.metadata.get("tags", [])
         if "solution" in tags:
             cell.metadata.tags = [*tags, "hide-input"]
+        if "alone" in tags:
+            cell.metadata.tags = [*tags, "remove-cell"]
         texts = (c.source for c in notebook.cells[index + 1 :] if c.cell_type == "markdown")
         alt = f"Picture, described in the text: {first_sentence(next(texts, ''))}"
         cell.metadata.mystnb = {"image": {"alt": alt}}

@@ -126,6 +126,7 @@ def pip(python: Path, *arguments: str) -> None:
     """Call an environment's pip, or stop with one line below its own messages."""
     keys = {"PIP_" + name.upper().replace("-", "_") for name in NEUTRALISED}
     env = {key: value for key, value in os.environ.items() if key not in keys}
+    env["PYTHONWARNINGS"] = "ignore"  # setuptools has advice for those who write packages
     wheels = ROOT / "wheels"
     options = ["--no-index", "--find-links", str(wheels)] if wheels.is_dir() else []
     command = [str(python), "-I", "-m", "pip", "--disable-pip-version-check", *arguments, *options]
