@@ -1,14 +1,14 @@
-"""Students' own copies of the notebooks, in ``work/``: made where missing, never overwritten.
+"""Students' own copies of the notebooks, in ``work/``: made where missing; what was written stays.
 
     python -m course_utils.copies
 
 A copy has no outputs, so that a prediction can be made before its answer is on the screen. When the
-course has changed a notebook, the new one arrives beside the old copy, with the answers in it.
+course has changed a notebook, the new one arrives beside the old copy, with the answers in it; it
+takes the place of a copy into which nothing was written.
 """
 
 from __future__ import annotations
 
-import copy
 import datetime
 import hashlib
 import json
@@ -36,14 +36,21 @@ def read(path: Path) -> dict:
     """A notebook; empty if the file is damaged."""
     try:
         notebook = json.loads(path.read_text(encoding="utf-8"))
-        return notebook if isinstance(notebook.get("cells"), list) else {}
-    except (OSError, ValueError, AttributeError):
+        whole = all(isinstance(c["metadata"], dict) and _text(c) + "." for c in notebook["cells"])
+    except (OSError, ValueError, KeyError, TypeError):
         return {}
+    return notebook if whole else {}
 
 
 def origin(notebook: dict) -> dict:
     """Which notebook of the course something is a copy of, and of which version."""
     return notebook.get("metadata", {}).get("course_copy", {})
+
+
+def _lesson(notebook: dict) -> str:
+    """Digest of what a notebook says; its first cell only tells where the course is."""
+    cells = (cell for cell in notebook["cells"] if "alone" not in cell["metadata"].get("tags", []))
+    return _digest(*map(_text, cells))
 
 
 def fresh(path: Path) -> dict:
@@ -55,8 +62,7 @@ def fresh(path: Path) -> dict:
             name = WHAT.search(_text(cell))
             if "exercise" in cell["metadata"].get("tags", []) and name:
                 cell["metadata"]["exercise"] = {"name": name[0], "stub": _digest(_text(cell))}
-    lesson = [cell for cell in notebook["cells"] if "alone" not in cell["metadata"].get("tags", [])]
-    source = _digest(*map(_text, lesson))
+    source = _lesson(notebook)
     kernel = notebook["metadata"].get("kernelspec", {})
     notebook["metadata"] = {
         "kernelspec": kernel,
@@ -141,11 +147,11 @@ def make(course: Path = ROOT) -> list[str]:
         copies = [each for each in mine if origin(each[1]).get("file") == original.stem]
         current = [path for path, old in copies if origin(old) == origin(new)]
         if not current:
-            path = free_name(work / original.name)
-            line = f"{path.name}: new"
-            if copies:
-                answers = carry_over(copy.deepcopy(copies[-1][1]), new)
-                line = f"{path.name}: the course has changed; {answers} answers carried over"
+            untouched = [path for path, old in copies if origin(old)["source"] == _lesson(old)]
+            path = (untouched or [free_name(work / original.name)])[-1]
+            line = f"{path.name}: the course has changed" if copies else f"{path.name}: new"
+            if copies and (answers := carry_over(copies[-1][1], new)):
+                line += f"; {answers} answers carried over"
             write(path, json.dumps(new, indent=1, ensure_ascii=False) + "\n")
             current, told = [path], [*told, line]
         page = page.replace(f"]({original.name})", f"]({current[-1].name})")

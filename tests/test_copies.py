@@ -82,7 +82,7 @@ def test_a_copy_is_made_once_and_again_when_it_was_deleted(course):
     assert copies.make(course) == ["lesson.ipynb: new"]
 
 
-@pytest.mark.parametrize("taken", [b"", b'{"cells": 1}', b"[]", b"\xff\xfe", b'{"cells": []}'])
+@pytest.mark.parametrize("taken", [b"", b'{"cells": [1]}', b"[]", b"\xff", b'{"cells": []}'])
 def test_a_file_that_is_no_copy_is_left_alone(course, taken):
     path = course / "work" / "lesson.ipynb"
     path.parent.mkdir()
@@ -108,10 +108,26 @@ def test_a_changed_notebook_arrives_beside_the_copy_with_the_answers(course):
     assert rate == ANSWER  # the exercise is the same
     assert other == changed and "[0, 1]" in earlier  # it is not, so the new one is to be done
     assert notebook.cells[3].cell_type == "raw"
-    # And once more: what was carried over is an answer.
+    # And once more: what was carried over is an answer, and the new copy holds nothing else.
     nbformat.write(lesson("3 + 3", changed, STUB), course / "notebooks" / "lesson.ipynb")
     assert "1 answers" in copies.make(course)[0] and len(list(path.parent.glob("*.ipynb"))) == 3
     assert copies.make(course) == []
+
+
+def test_a_copy_in_which_nothing_was_written_makes_room(course):
+    copies.make(course)
+    path = course / "work" / "lesson.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[1].outputs = [new_output("stream", text="2")]  # it was run
+    nbformat.write(notebook, path)
+    nbformat.write(lesson("2 + 2", STUB), course / "notebooks" / "lesson.ipynb")
+    assert copies.make(course) == ["lesson.ipynb: the course has changed"]
+    assert "2 + 2" in path.read_text(encoding="utf-8")
+    edit(path, "2 + 2", "2 + 2  # a note of mine")
+    nbformat.write(lesson("3 + 3", STUB), course / "notebooks" / "lesson.ipynb")
+    copies.make(course)
+    assert "a note of mine" in path.read_text(encoding="utf-8")
+    assert len(list(path.parent.glob("*.ipynb"))) == 2
 
 
 @with_git
