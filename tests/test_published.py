@@ -17,26 +17,21 @@ from tools import npm, platforms
 ROOT = Path(__file__).resolve().parents[1]
 GITHUB = ROOT / ".github"
 WORKFLOWS = sorted(GITHUB.glob("workflows/*.yml"))
-FORMS = sorted((GITHUB / "ISSUE_TEMPLATE").glob("*.yml"))
+CONFIG = GITHUB / "ISSUE_TEMPLATE" / "config.yml"
+FORMS = {*GITHUB.glob("ISSUE_TEMPLATE/*.yml")}
 CONTAINER = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text("utf-8"))
+SCHEMAS = {  # by the name that check-jsonschema gives to what GitHub wants
+    "github-workflows": WORKFLOWS,
+    "github-issue-config": [CONFIG],
+    "github-issue-forms": FORMS - {CONFIG},
+    "citation-file-format": [ROOT / "CITATION.cff"],
+}
 
 
-def schema(path: Path) -> str:
-    """The name by which check-jsonschema knows what GitHub wants."""
-    if path.parent.name == "workflows":
-        return "github-workflows"
-    return "github-issue-config" if path.name == "config.yml" else "github-issue-forms"
-
-
-@pytest.mark.parametrize(
-    ("name", "path"),
-    [*((schema(path), path) for path in WORKFLOWS + FORMS),
-     ("citation-file-format", ROOT / "CITATION.cff")],
-    ids=lambda value: getattr(value, "name", ""),
-)  # fmt: skip
-def test_github_can_read_it(name, path):
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{name}", path]
-    done = subprocess.run(command, capture_output=True, text=True)
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_github_can_read_it(name):
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{name}"]
+    done = subprocess.run([*command, *SCHEMAS[name]], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -94,33 +89,29 @@ def test_the_dev_container_names_what_is_there():
 
 
 def test_the_table_of_platforms_says_what_runs_what_resolves_and_what_lacks(monkeypatch):
-    answers = {
-        "course": {"3.11": ["2.13.0"] * 4, "3.15": ["numpy has no wheel"] * 3 + ["2.15.0"]},
-        "tests": {"3.11": ["2.13.0"] + ["ruff has no wheel"] * 3, "3.15": ["x has no wheel"] * 4},
-    }
-    stored = {
-        part: {v: dict(zip(platforms.SYSTEMS, row, strict=True)) for v, row in rows.items()}
-        for part, rows in answers.items()
-    } | {"here": ["Linux, x86-64", "3.11"]}
     monkeypatch.setattr(platforms, "PYTHONS", ("3.11", "3.15"))
+
+    def by_python(*rows):
+        cells = (dict(zip(platforms.SYSTEMS, row, strict=True)) for row in rows)
+        return dict(zip(platforms.PYTHONS, cells, strict=True))
+
+    course = by_python(["2.13.0"] * 4, ["numpy has no wheel"] * 3 + ["2.15.0"])
+    tests = by_python(["2.13.0"] + ["ruff has no wheel"] * 3, ["x has no wheel"] * 4)
+    stored = {"course": course, "tests": tests, "here": ["Linux, x86-64", "3.11"]}
     rows = [line.strip("| ").split(" | ") for line in platforms.page(stored).splitlines()[2:]]
     lacking = "resolves (not run); tests not possible: ruff has no wheel"
     assert rows[0] == ["3.11", "works (run here)", lacking, lacking, lacking, "2.13.0"]
     assert rows[1][1] == "not possible: numpy has no wheel" and rows[1][-1] == "2.15.0"
 
 
-SAID = {
-    "Because numpy==2.4.6 has no usable wheels and course-utils depends on it": "numpy",
-    "Because torch>=2.5.0,<=2.14.1 has no wheels with a matching Python ABI tag": "torch",
-}
+def test_a_network_that_fails_is_no_missing_wheel(monkeypatch):
+    def resolved(said):
+        failed = subprocess.CompletedProcess([], 1, "", said)
+        monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+        return platforms.resolved("any", "3.15")
 
-
-@pytest.mark.parametrize("said", [*SAID, "error: Request failed after 3 retries"])
-def test_a_network_that_fails_is_no_missing_wheel(monkeypatch, said):
-    failed = subprocess.CompletedProcess([], 1, "", said)
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
-    if said in SAID:
-        assert platforms.resolved("any", "3.15") == f"{SAID[said]} has no wheel"
-    else:
-        with pytest.raises(SystemExit, match="Request failed"):
-            platforms.resolved("any", "3.15")
+    numpy = "Because numpy==2.4.6 has no usable wheels and course-utils depends on it"
+    torch = "Because torch>=2.5.0,<=2.14.1 has no wheels with a matching Python ABI tag"
+    assert [*map(resolved, (numpy, torch))] == ["numpy has no wheel", "torch has no wheel"]
+    with pytest.raises(SystemExit, match="Request failed"):
+        resolved("error: Request failed after 3 retries")
