@@ -2,14 +2,13 @@
 
 import re
 import sys
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
 
 from tools import catalogue, fill_pages, launch_links
 
-ROOT = catalogue.ROOT
 FILES = ("README.md", "CITATION.cff", "notebooks/catalogue.toml")
 BADGE = re.compile(r"^\[!\[(Open .+?)\]\(https://.+?\)\]\((https?://[^)]+)\)$", re.MULTILINE)
 
@@ -20,20 +19,23 @@ def texts(folder) -> dict[str, str]:
 
 @pytest.fixture
 def write(tmp_path, monkeypatch):
-    """The tool, writing into a copy; returns what its files hold afterwards."""
+    """The tool, or without arguments its undoing, in a copy; returns what the files then hold."""
     (tmp_path / "notebooks").mkdir()
     for name in FILES:
-        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+        (tmp_path / name).write_bytes((catalogue.ROOT / name).read_bytes())
     monkeypatch.setattr(catalogue, "CATALOGUE", tmp_path / FILES[-1])
     monkeypatch.setattr(fill_pages, "ROOT", tmp_path)
     monkeypatch.setattr(fill_pages, "PAGES", {"README.md": fill_pages.PAGES["README.md"]})
 
     def run(*arguments: str) -> dict[str, str]:
         monkeypatch.setattr(sys, "argv", ["launch_links", *arguments])
-        launch_links.main()
+        if arguments:
+            launch_links.main()
+        else:
+            launch_links.publish(repository="", branch="main", hub="")
+            fill_pages.main()
         return texts(tmp_path)
 
-    run.folder = tmp_path
     return run
 
 
@@ -41,37 +43,32 @@ def test_badges_lead_to_the_first_page_and_to_the_notebooks(write):
     readme = write("someone/some.course")["README.md"]
     labels, addresses = zip(*BADGE.findall(readme), strict=True)
     assert len(set(labels)) == len(labels)  # each says in words what it opens
-    binder, space, puller, *colab = map(urlsplit, addresses)
-    assert (binder.netloc, binder.path) == ("mybinder.org", "/v2/gh/someone/some.course/main")
-    assert parse_qs(binder.query) == {"urlpath": ["course"]}
-    assert (space.netloc, space.path) == ("codespaces.new", "/someone/some.course/tree/main")
-    query = parse_qs(puller.query)
+    binder, space, puller, *colab = addresses
+    assert binder == "https://mybinder.org/v2/gh/someone/some.course/main?urlpath=course"
+    assert space == "https://codespaces.new/someone/some.course/tree/main"
+    query = parse_qs(urlsplit(puller).query)
     assert query["repo"] == ["https://github.com/someone/some.course"]
     assert query["urlpath"] == ["course?folder=some.course"]
-    opened = [unquote(url.path).removeprefix("/github/someone/some.course/") for url in colab]
-    tag = f"v{catalogue.version()}"
-    assert opened == [f"blob/{tag}/notebooks/{name}.ipynb" for name in catalogue.files()]
+    tagged = f"github/someone/some.course/blob/v{catalogue.version()}/notebooks"
+    files = [f"https://colab.research.google.com/{tagged}/{f}.ipynb" for f in catalogue.files()]
+    assert colab == files
 
 
 def test_another_call_replaces_and_changes_nothing_else(write):
-    launch_links.publish(repository="", branch="main", hub="")
-    fill_pages.main()
-    before = texts(write.folder)
+    before = write()
     assert not BADGE.search(before["README.md"])
     once = write("someone/course")
     assert write("someone/course") == once
-    there = ("--branch", "term/2027", "--hub", "https://hub.example.org/")
-    after = write("other/course", *there)
-    assert catalogue.published() == ("other/course", "term/2027", there[-1])
+    branch, hub = "term/2027", "https://hub.example.org/"
+    after = write("other/course", "--branch", branch, "--hub", hub)
+    assert catalogue.published() == ("other/course", branch, hub)
     assert "other/course/term%2F2027?" in after["README.md"]
-    assert "https://hub.example.org/hub/user-redirect/git-pull?repo=" in after["README.md"]
+    assert f"{hub}hub/user-redirect/git-pull?repo=" in after["README.md"]
     citation = yaml.safe_load(after["CITATION.cff"])
     assert citation["repository-code"] == "https://github.com/other/course"
     assert citation["url"] == "https://other.github.io/course/"
     assert "someone" not in "".join(after.values())
-    launch_links.publish(repository="", branch="main", hub="")
-    fill_pages.main()
-    assert texts(write.folder) == before
+    assert write() == before
 
 
 MALFORMED = ["", "name", "a/b/c", "/name", "owner/", "-o/name", "o--o/name", "owner/..",
@@ -86,8 +83,8 @@ NO_HUB = ["hub.example.org", "ftp://hub.example.org", "https://", 'https://a"b',
     + [(("o/n", "--branch", "a b"), "the name of a branch is needed")]
     + [(("o/n", "--hub", hub), "the address of a JupyterHub is needed") for hub in NO_HUB],
 )
-def test_what_cannot_be_part_of_an_address_is_refused(write, arguments, message):
-    before = texts(write.folder)
+def test_what_cannot_be_part_of_an_address_is_refused(write, tmp_path, arguments, message):
+    before = texts(tmp_path)
     with pytest.raises(SystemExit, match=f"^course: {message}"):
         write(*arguments)
-    assert texts(write.folder) == before
+    assert texts(tmp_path) == before

@@ -25,33 +25,39 @@ IMAGES = (  # Binder, Codespaces, a JupyterHub, Colab
 )
 UNPUBLISHED = """Binder, Codespaces, Colab and a Hub need an address. Once the course is published,
 `make links REPO=owner/name` puts their badges on top of this page."""
+TIMES = ["reading and running", "exercises", "computing"]
+
+
+def times(each: Notebook) -> list[str]:
+    return [f"{each.minutes} min", f"{each.exercise_minutes} min", catalogue.computing(each)]
 
 
 def overview(folder: str) -> str:
     """Names, levels and times, with links from a page in this folder."""
-    head = ["notebook", "level", "reading and running", "exercises", "computing"]
     rows = [
-        [
-            f"[`{each.file}`]({folder}{each.file}.ipynb): {each.topic}",
-            each.level,
-            f"{each.minutes} min",
-            f"{each.exercise_minutes} min",
-            catalogue.computing(each),
-        ]
+        [f"[`{each.file}`]({folder}{each.file}.ipynb): {each.topic}", each.level, *times(each)]
         for each in catalogue.load()
     ]
-    return table(head, rows)
+    return table(["notebook", "level", *TIMES], rows)
+
+
+def start_page() -> str:
+    """What a student does in each notebook, and how long it takes."""
+    rows = [
+        [f"{number}. [{each.title}]({each.file}.ipynb)", each.promise, *times(each)]
+        for number, each in enumerate(catalogue.load(), 1)
+    ]
+    return table(["notebook", "what you do", *TIMES], rows)
 
 
 def addresses(published: Published) -> dict[str, str]:
     """What opens the course elsewhere: the words of a badge, and where it leads."""
     repository, branch, hub = published
-    pull = {"repo": published.address, "branch": branch}
-    pull["urlpath"] = f"course?folder={repository.split('/')[1]}"  # where nbgitpuller puts it
+    puller = "https://nbgitpuller.readthedocs.io/en/latest/link.html"  # makes a link for any Hub
     if hub:
         puller = f"{hub.rstrip('/')}/hub/user-redirect/git-pull"
-    else:  # the page that makes a link for any Hub
-        puller = "https://nbgitpuller.readthedocs.io/en/latest/link.html"
+    folder = repository.split("/")[1]  # where nbgitpuller puts it
+    pull = {"repo": published.address, "branch": branch, "urlpath": f"course?folder={folder}"}
     binder = f"https://mybinder.org/v2/gh/{repository}/{quote(branch, safe='')}?urlpath=course"
     # The tag is the one from which a notebook's first cell fetches the course.
     colab = f"https://colab.research.google.com/github/{repository}/blob/v{catalogue.version()}"
@@ -68,11 +74,8 @@ def addresses(published: Published) -> dict[str, str]:
 def badges(published: Published) -> str:
     """Pictures that open the course elsewhere: none before it is published."""
     found = addresses(published) if published.repository else {}
-    images = [*IMAGES, *IMAGES[-1:] * len(found)]
-    return "\n".join(
-        f"[![{words}]({image})]({address})"
-        for (words, address), image in zip(found.items(), images, strict=False)
-    )
+    pairs = zip(found.items(), IMAGES + IMAGES[-1:] * len(found), strict=False)
+    return "\n".join(f"[![{words}]({image})]({address})" for (words, address), image in pairs)
 
 
 def routes(published: Published) -> str:
@@ -101,32 +104,16 @@ def cited(citation: str, published: Published) -> str:
     return text
 
 
-def start_page() -> str:
-    """What a student does in each notebook, and how long it takes."""
-    rows = [
-        [
-            f"{number}. [{each.title}]({each.file}.ipynb)",
-            each.promise,
-            f"{each.minutes} min",
-            f"{each.exercise_minutes} min",
-            catalogue.computing(each),
-        ]
-        for number, each in enumerate(catalogue.load(), 1)
-    ]
-    return table(["notebook", "what you do", "reading and running", "exercises", "computing"], rows)
-
-
 def guide() -> dict[str, str]:
     """The plans; per notebook its sections with their minutes, and its exercises."""
 
-    def section(each: catalogue.Section) -> list[str]:
-        title = f"{each.number} {each.title}"
-        return [f"**{title}**" if each.core else title, str(each.minutes)]
+    def row(part: catalogue.Section | catalogue.Exercise, mark: str = "") -> list[str]:
+        return [f"{mark}{part.number} {part.title}{mark}", str(part.minutes)]
 
     def parts(each: Notebook) -> str:
-        sections = table(["section", "minutes"], [section(part) for part in each.sections])
-        tasks = [[f"{t.number} {t.title}", str(t.minutes)] for t in each.exercises]
-        return f"{sections}\n\n{table(['exercise', 'minutes'], tasks)}"
+        sections = [row(part, "**" if part.core else "") for part in each.sections]
+        tasks = table(["exercise", "minutes"], [row(task) for task in each.exercises])
+        return f"{table(['section', 'minutes'], sections)}\n\n{tasks}"
 
     plans = {f"plan of {length} minutes": lecture.plan(length) for length in (90, 180)}
     return plans | {f"{each.nickname} minutes": parts(each) for each in catalogue.load()}

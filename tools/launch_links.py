@@ -11,25 +11,15 @@ import re
 
 from tools import catalogue, fill_pages
 
-# As GitHub allows them; a name of dots alone would be a path.
-REPOSITORY = re.compile(r"[A-Za-z0-9](?:-?[A-Za-z0-9]){0,38}/(?!\.+$)[A-Za-z0-9._-]{1,100}")
-BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
-HUB = re.compile(r"https?://[A-Za-z0-9.-]+(?::\d+)?(?:/[A-Za-z0-9._~/-]*)?")
-
-
-def stop(message: str) -> None:
-    """End with one line on stderr."""
-    raise SystemExit(f"course: {message}")
-
-
-def checked(repository: str, branch: str, hub: str) -> None:
-    """Stop with one clear line at what cannot be part of an address."""
-    if not REPOSITORY.fullmatch(repository) or repository.endswith(".git"):
-        stop(f"owner/name of a GitHub repository is needed, this is {repository!r}")
-    if not BRANCH.fullmatch(branch):
-        stop(f"the name of a branch is needed, this is {branch!r}")
-    if hub and not HUB.fullmatch(hub):
-        stop(f"the address of a JupyterHub is needed, this is {hub!r}")
+ARGUMENTS = {  # what is needed, and what can be part of an address
+    # As GitHub allows them; a name of dots alone would be a path.
+    "repository": (
+        "owner/name of a GitHub repository",
+        r"[A-Za-z0-9](-?[A-Za-z0-9]){0,38}/(?!\.+$)[\w.-]{1,100}(?<!\.git)",
+    ),
+    "branch": ("the name of a branch", r"[A-Za-z0-9][\w./-]*"),
+    "hub": ("the address of a JupyterHub", r"(https?://[A-Za-z0-9.-]+(:\d+)?(/[\w.~/-]*)?)?"),
+}
 
 
 def publish(**facts: str) -> None:
@@ -45,9 +35,11 @@ def main() -> None:
     parser.add_argument("repository", metavar="owner/name")
     parser.add_argument("--branch", default="main")
     parser.add_argument("--hub", default="", help="address of the JupyterHub")
-    arguments = parser.parse_args()
-    checked(arguments.repository, arguments.branch, arguments.hub)
-    publish(**vars(arguments))
+    facts = vars(parser.parse_args())
+    for key, (needed, pattern) in ARGUMENTS.items():
+        if not re.fullmatch(pattern, facts[key], re.ASCII):
+            raise SystemExit(f"course: {needed} is needed, this is {facts[key]!r}")
+    publish(**facts)
     fill_pages.main()
     print(f"course: commit and push this, then a tag v{catalogue.version()}, which Colab opens")
 
