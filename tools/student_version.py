@@ -49,14 +49,6 @@ says what, and the remedy.
 """
 
 
-def readme() -> str:
-    """How to install and start; all else stands on the first page."""
-    return README.format(
-        python=".".join(map(str, create_venv.PYTHONS[0])),
-        gigabytes=create_venv.GIGABYTES["cpu"],
-    )
-
-
 def write(target: Path) -> list[Path]:
     """Write the student's version into an empty folder; return its notebooks."""
     for name in NEEDED:
@@ -66,13 +58,13 @@ def write(target: Path) -> list[Path]:
             shutil.copytree(source, copied, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, copied)
-    (target / "README.md").write_text(readme(), encoding="utf-8")
-    written = []
+    python, gigabytes = ".".join(map(str, create_venv.PYTHONS[0])), create_venv.GIGABYTES["cpu"]
+    readme = README.format(python=python, gigabytes=gigabytes)
+    (target / "README.md").write_text(readme, encoding="utf-8")
+    written = [target / "notebooks" / f"{name}.ipynb" for name in catalogue.files()]
     strip = TagRemovePreprocessor(remove_cell_tags={"solution"})  # a source has no outputs
-    for name in catalogue.files():
-        notebook, _ = strip.preprocess(notebook_sources.read(name), {})
-        written.append(target / "notebooks" / f"{name}.ipynb")
-        nbformat.write(notebook, written[-1])
+    for path in written:
+        nbformat.write(strip.preprocess(notebook_sources.read(path.stem), {})[0], path)
     return written
 
 
@@ -84,9 +76,8 @@ def alone(target: Path) -> dict[str, str]:
 
 def run(path: Path) -> float:
     """Execute a written notebook with the files beside it alone; return the seconds it took."""
-    notebook = nbformat.read(path, as_version=4)
     env = os.environ | alone(path.parents[1])
-    return run_notebook.execute(notebook, folder=path.parent, env=env)
+    return run_notebook.execute(nbformat.read(path, 4), folder=path.parent, env=env)
 
 
 def main() -> None:
