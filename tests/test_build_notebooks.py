@@ -1,5 +1,7 @@
 """Building: only what has changed is executed, and what is carried over stays as it was."""
 
+import itertools
+
 import nbformat
 import pytest
 
@@ -60,20 +62,15 @@ assert check_sum(solution_sum)
 
 
 @pytest.fixture
-def runs():
-    """What was executed."""
-    return []
-
-
-@pytest.fixture
-def course(tmp_path, monkeypatch, runs):
+def course(tmp_path, monkeypatch):
     """A course with one small notebook; executing it gives every cell a new output."""
+    turns = itertools.count(1)
 
     def execute(notebook, on_cell=None, **options):
-        runs.append(notebook)
+        turn = next(turns)
         for number, cell in enumerate(notebook_sources.code_cells(notebook), 1):
             cell.execution_count = number
-            text = f"run {len(runs)}, cell {number}\n"
+            text = f"run {turn}, cell {number}\n"
             cell.outputs = [nbformat.v4.new_output("stream", text=text)]
             on_cell(cell, 2.0)
 
@@ -104,51 +101,41 @@ def change(path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def outputs(course) -> list:
-    notebook = nbformat.read(course / "notebooks" / "lesson.ipynb", as_version=4)
-    return [cell.outputs for cell in notebook_sources.code_cells(notebook)]
+def built():
+    return nbformat.read(catalogue.find("lesson").built, as_version=4)
+
+
+def outputs() -> list:
+    return [cell.outputs for cell in notebook_sources.code_cells(built())]
 
 
 @pytest.mark.parametrize(
-    ("path", "old", "new"),
+    ("executed", "path", "old", "new"),
     [
-        ("notebooks/lesson.py", "# ### Exercise", "# Some prose, with a comma.\n# ### Exercise"),
-        ("notebooks/lesson.py", 'path = "table.csv"', 'path = "table.csv"  # a comment'),
-        ("notebooks/catalogue.toml", "minutes = 10", "minutes = 20"),
-        ("notebooks/catalogue.toml", 'repository = ""', 'repository = "we/course"'),
-        ("course_utils/digits.py", 'ONE = "1"', '"""The digits."""\n\nONE = "1"  # a comment'),
-        ("course_utils/other.py", "2", "3"),
-        ("data/other.csv", "2", "3"),
+        (False, "notebooks/lesson.py", "# ### Exercise", "# Prose, with a comma.\n# ### Exercise"),
+        (False, "notebooks/lesson.py", '"table.csv"', '"table.csv"  # a comment'),
+        (False, "notebooks/catalogue.toml", "minutes = 10", "minutes = 20"),
+        (False, "notebooks/catalogue.toml", 'repository = ""', 'repository = "we/course"'),
+        (False, "course_utils/digits.py", 'ONE = "1"', '"""Digits."""\n\nONE = "1"  # a comment'),
+        (False, "course_utils/other.py", "2", "3"),
+        (False, "data/other.csv", "2", "3"),
+        (True, "notebooks/lesson.py", "SEED = 0", "SEED = 1"),
+        (True, "notebooks/lesson.py", "return a + b", "return b + a"),
+        (True, "course_utils/__init__.py", "", "import os\n"),
+        (True, "course_utils/digits.py", '"1"', '"one"'),
+        (True, "data/table.csv", "1", "3"),
+        (True, "constraints.txt", "2.0", "2.1"),
+        (True, "notebooks/lesson.ipynb", "run 1, cell 2", "run 1, cell 3"),  # of another run
     ],
 )
-def test_what_no_output_depends_on_executes_nothing(course, runs, path, old, new):
+def test_only_what_outputs_depend_on_executes_the_notebook(course, executed, path, old, new):
     assert build_notebooks.build("lesson")
-    before = outputs(course)
+    before = outputs()
     change(course / path, old, new)
-    assert not build_notebooks.build("lesson")
-    assert outputs(course) == before and len(runs) == 1
-    notebook = nbformat.read(course / "notebooks" / "lesson.ipynb", as_version=4)
+    assert build_notebooks.build("lesson") == executed
+    assert (outputs() != before) == executed
     fresh = notebook_sources.read("lesson")
-    assert [c.source for c in notebook.cells] == [c.source for c in fresh.cells]
-
-
-@pytest.mark.parametrize(
-    ("path", "old", "new"),
-    [
-        ("notebooks/lesson.py", "SEED = 0", "SEED = 1"),
-        ("notebooks/lesson.py", "return a + b", "return b + a"),
-        ("course_utils/__init__.py", "", "import os\n"),
-        ("course_utils/digits.py", '"1"', '"one"'),
-        ("data/table.csv", "1", "3"),
-        ("constraints.txt", "2.0", "2.1"),
-        ("notebooks/lesson.ipynb", "run 1, cell 2", "run 1, cell 3"),  # saved after another run
-    ],
-)
-def test_what_outputs_depend_on_executes_the_notebook(course, path, old, new):
-    build_notebooks.build("lesson")
-    change(course / path, old, new)
-    assert build_notebooks.build("lesson")
-    assert outputs(course)[0][0].text == "run 2, cell 1\n"
+    assert [cell.source for cell in built().cells] == [cell.source for cell in fresh.cells]
 
 
 def test_a_second_build_changes_no_byte_and_force_executes(course):
@@ -162,21 +149,28 @@ def test_a_second_build_changes_no_byte_and_force_executes(course):
 
 def test_title_timetable_and_exercises_come_from_the_catalogue(course):
     build_notebooks.build("lesson")
-    head = nbformat.read(course / "notebooks" / "lesson.ipynb", as_version=4).cells[0].source
+    head = built().cells[0].source
     assert head.startswith("# Add: numbers\n| section |")
     assert "| 1 Sums | 5 | 6 |\n| 2 Further sums | 10 |" in head  # three cells of 2 s
     assert head.endswith("The exercise takes another 3 minutes.")
 
 
-def test_sections_that_differ_from_the_catalogue_are_named(course):
-    change(course / "notebooks" / "lesson.py", "## 2 Further sums", "## 2 More sums")
-    with pytest.raises(SystemExit, match="More sums"):
-        build_notebooks.build("lesson")
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("## 2 Further sums", "## 2 More sums", "More sums"),  # the catalogue says Further
+        ("assert check_sum(solution_sum)", "", "check_sum has no solution"),
+    ],
+)
+def test_what_does_not_fit_together_is_named(course, old, new, named):
+    change(course / "notebooks" / "lesson.py", old, new)
+    with pytest.raises(SystemExit, match=named):
+        notebook_sources.type_in(notebook_sources.read("lesson"))
 
 
 def test_a_notebook_that_warns_is_refused_and_nothing_is_written(course, monkeypatch):
     build_notebooks.build("lesson")
-    before = outputs(course)
+    before = outputs()
 
     def warn(notebook, on_cell=None):
         warning = nbformat.v4.new_output("stream", name="stderr", text="50%|##\nUserWarning: no\n")
@@ -185,12 +179,7 @@ def test_a_notebook_that_warns_is_refused_and_nothing_is_written(course, monkeyp
     monkeypatch.setattr(build_notebooks, "execute", warn)
     with pytest.raises(SystemExit, match="UserWarning"):
         build_notebooks.build("lesson", force=True)
-    assert outputs(course) == before
-
-
-def test_an_unknown_name_is_told_the_choice(course):
-    with pytest.raises(SystemExit, match="'lessons' is no notebook. Remedy: one of lesson"):
-        build_notebooks.build("lessons")
+    assert outputs() == before
 
 
 # ------------------------------------------------------------------ solutions in their stubs
@@ -210,12 +199,6 @@ def test_typed_in_solutions_answer_the_stub_and_must_pass(course):
     assert run(notebook_sources.read("lesson"), lambda answer: True)["my_sum"](3, 4) is ...
     with pytest.raises(AssertionError):
         run(solved, lambda answer: answer(1, 2) == 4)
-
-
-def test_a_stub_without_a_solution_is_named(course):
-    change(course / "notebooks" / "lesson.py", "assert check_sum(solution_sum)", "")
-    with pytest.raises(SystemExit, match="check_sum has no solution"):
-        notebook_sources.type_in(notebook_sources.read("lesson"))
 
 
 # ------------------------------------------------------------------ generated parts of pages

@@ -14,14 +14,17 @@ SCREEN = {"width": 1280, "height": 720}
 
 
 def test_present_opens_one_notebook_with_settings_of_its_own(tmp_path, monkeypatch):
+    """A copy of it, see tests/test_copies.py."""
     notebook, called = catalogue.load()[-1], []
+    monkeypatch.setattr(catalogue, "ROOT", tmp_path)
     monkeypatch.setattr(present, "STATE", tmp_path)
     (tmp_path / "workspaces").mkdir()
     monkeypatch.setattr(present.os, "execv", lambda *arguments: called.extend(arguments[-1]))
     monkeypatch.setattr(present.os, "environ", {})
     monkeypatch.setattr(present.sys, "argv", ["present.py", notebook.nickname, "--port=9"])
     present.main()
-    assert called[-2:] == [f"--LabApp.default_url=/lab/tree/{notebook.file}.ipynb", "--port=9"]
+    [copy] = (tmp_path / "work").iterdir()
+    assert called[-2:] == [f"--LabApp.default_url=/lab/tree/work/{copy.name}", "--port=9"]
     assert not (tmp_path / "workspaces").exists()
     assert Path(present.os.environ["JUPYTERLAB_SETTINGS_DIR"]).is_relative_to(tmp_path)
 
@@ -29,7 +32,7 @@ def test_present_opens_one_notebook_with_settings_of_its_own(tmp_path, monkeypat
 @pytest.mark.parametrize("arguments", [[], ["../flows"]])
 def test_present_names_the_choice(monkeypatch, arguments):
     monkeypatch.setattr(present.sys, "argv", ["present.py", *arguments])
-    with pytest.raises(SystemExit, match=", ".join(catalogue.files())):
+    with pytest.raises(SystemExit, match=f"no notebook. Remedy: .*{', '.join(catalogue.files())}"):
         present.main()
 
 
