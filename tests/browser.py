@@ -28,6 +28,15 @@ def chromium():
         browser.close()
 
 
+def inaccessible(page, rules: list[str] = LEVELS, context: dict | None = None) -> list[str]:
+    """What axe finds in a page, or in the part of it that is its context."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    options = {"runOnly": rules, "resultTypes": ["violations"]}
+    found = Axe().run(page, context=context, options=options).response["violations"]
+    return [f"{fault['id']}: {node['html'][:200]}" for fault in found for node in fault["nodes"]]
+
+
 def artefacts(part: str) -> Path:
     """Folder for the screenshots of a test: below ``COURSE_ARTEFACTS``, or else ``build/``."""
     root = Path(__file__).resolve().parents[1]

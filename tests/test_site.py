@@ -9,10 +9,9 @@ from urllib.parse import unquote, urldefrag, urlsplit
 
 import nbformat
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
 
-from tests.browser import LEVELS, artefacts, chromium
+from tests.browser import artefacts, chromium, inaccessible
 from tests.requirements import need
 from tools import build_site, catalogue, fill_pages, marked, npm
 
@@ -57,12 +56,6 @@ def pages(site) -> dict[str, BeautifulSoup]:
 # ------------------------------------------------------------------ the files
 
 
-def test_every_guide_and_every_notebook_is_a_page(pages):
-    wanted = {f"notebooks/{name}.html" for name in FILES} | {"index.html", "slides/lecture.html"}
-    wanted |= {f"docs/{path.stem}.html" for path in (ROOT / "docs").glob("*.md")}
-    assert wanted - {"docs/index.html"} <= set(pages)
-
-
 def test_every_internal_link_leads_somewhere(site, pages):
     anchors = {
         site / name: {tag.get(key) for tag in page.find_all(True) for key in ("id", "name")}
@@ -82,13 +75,6 @@ def test_every_internal_link_leads_somewhere(site, pages):
             assert not anchor or goal not in anchors or unquote(anchor) in anchors[goal], link
             checked += 1
     assert checked > 1000
-
-
-def test_no_page_loads_anything_from_elsewhere(pages):
-    for name, page in pages.items():
-        loaded = page.select("script, img, iframe, link[rel=stylesheet], link[rel=preload]")
-        addresses = [tag.get("src") or tag.get("href") or "" for tag in loaded]
-        assert not [a for a in addresses if re.match(r"(https?:)?//", a)], name
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -171,13 +157,6 @@ def visit(site):
         yield opened
 
 
-def faults(page, rules: list[str]) -> list[tuple]:
-    """What axe finds in a page."""
-    options = {"runOnly": rules, "resultTypes": ["violations"]}
-    found = Axe().run(page, options=options).response["violations"]
-    return [(violation["id"], violation["nodes"][0]["html"][:200]) for violation in found]
-
-
 @pytest.mark.browser
 def test_every_page_is_typeset_and_accessible(pages, visit):
     formulas = 0
@@ -189,7 +168,7 @@ def test_every_page_is_typeset_and_accessible(pages, visit):
         assert not left, (name, left)
         assert page.locator("[data-mml-node=merror], mjx-merror").count() == 0, name
         formulas += page.locator("mjx-container").count()
-        assert faults(page, LEVELS) == [], name
+        assert inaccessible(page) == [], name
         page.screenshot(path=artefacts("site") / f"{name.replace('/', '-')}.png")
         page.close()
     assert formulas > 400
@@ -200,7 +179,7 @@ def test_every_page_is_typeset_and_accessible(pages, visit):
 def test_dark_pages_can_be_read_and_a_narrow_window_scrolls_only_downwards(visit, name):
     page = visit(f"{name}.html", scheme="dark")
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
-    assert faults(page, ["color-contrast"]) == []  # nothing else differs in the dark
+    assert inaccessible(page, ["color-contrast"]) == []  # nothing else differs in the dark
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth") <= 391
     page.screenshot(path=artefacts("site") / f"narrow-{name.replace('/', '-')}.png")
@@ -210,9 +189,7 @@ def test_dark_pages_can_be_read_and_a_narrow_window_scrolls_only_downwards(visit
 @pytest.mark.browser
 def test_search_finds_a_word_of_the_notebooks(visit):
     page = visit("search.html?q=reparametrisation")
-    page.wait_for_selector("#search-results li a")
-    found = [a.get_attribute("href") for a in page.locator("#search-results li a").all()]
     vae = catalogue.find("vae").file
-    assert any(f"notebooks/{vae}.html" in link for link in found)
+    page.wait_for_selector(f"#search-results li a[href*='notebooks/{vae}.html']")
     page.wait_for_selector("text=/found \\d+ pages/")
     page.close()
