@@ -30,10 +30,8 @@ def first_cell(monkeypatch, address: str) -> str:
 def published(tmp_path_factory) -> Path:
     """The course as a git repository, with its tag."""
     course = tmp_path_factory.mktemp("published") / "the course"
-    shutil.copytree(
-        ROOT / "course_utils", course / "course_utils",
-        ignore=shutil.ignore_patterns("__pycache__"),
-    )  # fmt: skip
+    skipped = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "course_utils", course / "course_utils", ignore=skipped)
     (course / "course_utils" / "copies.py").write_text(NOTICE)
     for name in ("pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, course)
@@ -43,40 +41,25 @@ def published(tmp_path_factory) -> Path:
     return course
 
 
-@pytest.fixture(scope="module")
-def wheels(tmp_path_factory) -> Path:
-    """A folder with everything that the course depends on, in the tested versions."""
-    folder = tmp_path_factory.mktemp("wheels")
-    stub_wheels(folder, {name: PINNED[name] for name in NEEDED})
-    real_wheel(folder, "pip")
-    return folder
-
-
 class Bare:
-    """A Python of its own, which has pip and some old packages, and a folder for one notebook."""
+    """A Python of its own, which has pip and some old packages, and folders for what it finds."""
 
-    def __init__(self, folder: Path, wheels: Path, old: dict[str, str]) -> None:
-        self.place, self.wheels = folder / "a folder", wheels
+    def __init__(self, folder: Path, old: dict[str, str]) -> None:
+        self.place, self.wheels, there = folder / "a folder", folder / "wheels", folder / "there"
         self.place.mkdir()
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "v"], check=True)
         self.python = folder / "v" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-        there = folder / "there"
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "v"], check=True)
         stub_wheels(there, old)
-        (pip,) = wheels.glob("pip-*")
-        command = [self.python, pip / "pip", "install", "-q", "--no-index", "--find-links", there]
-        subprocess.run([*command, pip, *old], check=True)
+        real_wheel(there, "pip")
+        pip = [sys.executable, "-m", "pip", "--python", self.python, "install", "-q", "--no-index"]
+        subprocess.run([*pip, "--no-deps", *there.iterdir()], check=True)
 
     def run(self, code: str) -> subprocess.CompletedProcess:
         """Run a cell as the first of a kernel."""
-        pip = {
-            "PIP_NO_INDEX": "1",
-            "PIP_FIND_LINKS": str(self.wheels),
-            "PIP_CONFIG_FILE": os.devnull,
-        }
-        return subprocess.run(
-            [self.python, "-c", code], cwd=self.place, env=os.environ | pip,
-            capture_output=True, text=True,
-        )  # fmt: skip
+        pip = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.wheels)}
+        env = os.environ | pip | {"PIP_CONFIG_FILE": os.devnull}
+        command = [self.python, "-c", code]
+        return subprocess.run(command, cwd=self.place, env=env, capture_output=True, text=True)
 
     def packages(self) -> dict[str, str]:
         code = "import importlib.metadata as m, json\n"
@@ -84,10 +67,9 @@ class Bare:
         return json.loads(self.run(code).stdout)
 
 
-def test_the_course_is_fetched_and_only_what_is_missing_is_added(
-    tmp_path, monkeypatch, published, wheels
-):
-    bare = Bare(tmp_path, wheels, OLD)
+def test_the_course_is_fetched_and_only_what_is_missing_is_added(tmp_path, monkeypatch, published):
+    bare = Bare(tmp_path, OLD)
+    stub_wheels(bare.wheels, {name: PINNED[name] for name in NEEDED})
     cell = first_cell(monkeypatch, str(published))
     asks = "\nimport course_utils, zuko\nprint(course_utils.__file__)"
     before, done = bare.packages(), bare.run(cell + asks)
@@ -101,18 +83,13 @@ def test_the_course_is_fetched_and_only_what_is_missing_is_added(
 
 def test_other_versions_where_the_tested_ones_would_change_what_is_there(tmp_path, published):
     """And one line below pip's where there are none."""
-    wheels = tmp_path / "wheels"
-    stub_wheels(wheels, {"zuko": PINNED["zuko"]}, requires="tqdm>=4.66")
-    stub_wheels(wheels, {"zuko": "1.3.0", "tqdm": "4.99"})
-    real_wheel(wheels, "pip")
-    old = dict.fromkeys(NEEDED, "0.1")
-    del old["zuko"]
-    bare = Bare(tmp_path, wheels, old)
+    old = dict.fromkeys(NEEDED - {"zuko"}, "0.1")
+    bare = Bare(tmp_path, old)
     code = f"import sys; sys.path.insert(0, {str(published)!r})\n"
     code += "from course_utils.alone import add_missing; add_missing()"
-    bare.wheels = tmp_path
     assert "\ncourse: pip failed" in bare.run(code).stderr
-    bare.wheels = wheels
+    stub_wheels(bare.wheels, {"zuko": PINNED["zuko"]}, requires="tqdm>=4.66")
+    stub_wheels(bare.wheels, {"zuko": "1.3.0", "tqdm": "4.99"})
     assert bare.run(code).returncode == 0
     assert bare.packages() == old | {"zuko": "1.3.0", "pip": PINNED["pip"]}
 

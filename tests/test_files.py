@@ -1,10 +1,10 @@
 """Files of the course: damaged, missing, and downloaded under every trouble; loopback only."""
 
 import hashlib
-import http.server
 import os
 import shutil
 import signal
+import socketserver
 import subprocess
 import sys
 import threading
@@ -20,16 +20,18 @@ DIGEST = hashlib.sha256(CONTENT).hexdigest()
 NAME, BUNDLED = "winequality-white.csv", "winequality-red.csv"
 linux = pytest.mark.skipif(sys.platform != "linux", reason="names devices and signals of Linux")
 
-WHOLE = {"Content-Length": len(CONTENT)}
-PAGES = {
-    "whole": (200, WHOLE, CONTENT),
-    "slow": (200, WHOLE, CONTENT[:2000]),
-    "half": (200, WHOLE, CONTENT[:2000]),
-    "gzip": (200, {"Content-Encoding": "gzip"}, b"no gzip"),
-    "empty": (200, {}, b""),
-    "wrong": (200, {}, b"<html>"),
-    "loop": (302, {"Location": "/loop"}, b""),
-    "gone": (404, {}, b""),
+OK = b"HTTP/1.0 200 OK\r\n"
+WHOLE = OK + f"Content-Length: {len(CONTENT)}\r\n\r\n".encode() + CONTENT
+PAGES = {  # what is sent before the connection is closed
+    "whole": WHOLE,
+    "slow": WHOLE[:2000],
+    "half": WHOLE[:2000],
+    "gzip": OK + b"Content-Encoding: gzip\r\n\r\nno gzip",
+    "empty": OK + b"\r\n",
+    "wrong": OK + b"\r\n<html>",
+    "loop": b"HTTP/1.0 302 Found\r\nLocation: /loop\r\n\r\n",
+    "gone": b"HTTP/1.0 404 Not Found\r\n\r\n",
+    "dropped": b"",
 }
 
 test_a_bad_name_is_refused = refusals(
@@ -37,65 +39,43 @@ test_a_bad_name_is_refused = refusals(
 )
 
 
-class Server(http.server.BaseHTTPRequestHandler):
-    """Serves the pages, drops the connection for others, and stops in the middle of /slow."""
+class Server(socketserver.StreamRequestHandler):
+    """Sends the pages, and stops in the middle of /slow."""
 
-    def do_GET(self):
-        page = self.path.strip("/")
-        if page not in PAGES:
-            self.connection.close()
-            return
-        status, headers, body = PAGES[page]
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
+    def handle(self):
+        request = iter(self.rfile.readline, b"\r\n")
+        page = next(request).split()[1].decode().strip("/")
+        list(request)  # the rest of it
+        self.wfile.write(PAGES[page])
         if page == "slow":
-            self.wfile.flush()
             self.server.halfway.set()
-            self.server.goes_on.wait(60)
-
-    def log_message(self, *args):
-        pass
+            self.rfile.read()  # until the other side is gone
 
 
 @pytest.fixture
 def remote(tmp_path, monkeypatch):
     """A server; ``path`` is the cache's file, ``choose(page)`` says where it is to come from."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    server.halfway, server.goes_on = threading.Event(), threading.Event()
-    server.path = tmp_path / "cache" / NAME
-    monkeypatch.setenv("COURSE_DATA_DIR", str(server.path.parent))
+    path = tmp_path / "cache" / NAME
+    monkeypatch.setenv("COURSE_DATA_DIR", str(path.parent))
 
     def choose(page):
-        url = page if "//" in page else f"http://127.0.0.1:{server.server_port}/{page}"
+        url = page if "//" in page else f"http://127.0.0.1:{server.server_address[1]}/{page}"
         monkeypatch.setitem(SOURCES, NAME, Source(url, DIGEST, bundled=False))
         return url
 
-    server.choose = choose
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield server
-    server.goes_on.set()
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.mark.parametrize("end", [0, 100, -1])
-def test_an_altered_file_of_the_course_is_named_and_kept(tmp_path, monkeypatch, end):
-    damaged, path = (DATA_DIR / BUNDLED).read_bytes()[:end], tmp_path / BUNDLED
-    path.write_bytes(damaged)
-    monkeypatch.setattr(files, "DATA_DIR", tmp_path)
-    with pytest.raises(ValueError, match="altered.*Remedy: put") as caught:
-        load_wine_quality()
-    for part in (str(path), SOURCES[BUNDLED].sha256, hashlib.sha256(damaged).hexdigest()):
-        assert part in str(caught.value)
-    assert path.read_bytes() == damaged  # the course's own is never removed
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Server) as server:
+        server.path, server.choose, server.halfway = path, choose, threading.Event()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()
 
 
 @pytest.mark.skipif(not shutil.which("git") or os.name == "nt", reason="pastes git into a shell")
-@pytest.mark.parametrize("damage", [Path.unlink, Path.touch, lambda path: path.write_text("x")])
-def test_in_a_clone_the_remedy_brings_the_file_back(tmp_path, monkeypatch, damage):
+@pytest.mark.parametrize("end", [None, 0, 100, -1])
+def test_a_damaged_file_of_the_course_is_named_and_kept_and_git_restores_it(
+    tmp_path, monkeypatch, end
+):
+    """Outside of a clone, tests/test_self_check.py looks at the remedy."""
     path = tmp_path / "my course" / "data" / BUNDLED
     path.parent.mkdir(parents=True)
     shutil.copy(DATA_DIR / BUNDLED, path)
@@ -103,13 +83,18 @@ def test_in_a_clone_the_remedy_brings_the_file_back(tmp_path, monkeypatch, damag
     for words in (("init", "-q"), ("add", "."), (*user, "commit", "-qm", "Begin")):
         subprocess.run(["git", *words], cwd=path.parents[1], check=True)
     monkeypatch.setattr(files, "DATA_DIR", path.parent)
-    path.write_bytes(b"")
-    damage(path)
-    with pytest.raises((ValueError, FileNotFoundError)) as caught:
-        locate(BUNDLED)
-    remedy = str(caught.value).partition("Remedy: ")[2]
+    damaged, named = path.read_bytes()[:end], [str(path)]
+    path.unlink()
+    if end is not None:
+        path.write_bytes(damaged)
+        named += [SOURCES[BUNDLED].sha256, hashlib.sha256(damaged).hexdigest(), "altered"]
+    with pytest.raises(FileNotFoundError if end is None else ValueError) as caught:
+        load_wine_quality()
+    message, _, remedy = str(caught.value).partition(" Remedy: ")
+    assert all(part in message for part in named)
+    assert end is None or path.read_bytes() == damaged  # the course's own is never removed
     subprocess.run(remedy, shell=True, cwd=tmp_path, check=True)
-    assert locate(BUNDLED) == path
+    load_wine_quality()
 
 
 @pytest.mark.parametrize("folder", ["~/mydata", "$HOME/mydata"])
@@ -157,15 +142,15 @@ def test_a_folder_that_cannot_hold_a_download_is_named(tmp_path, monkeypatch, fo
 
 
 NOBODY = ["http://127.0.0.1:9/x", "http://course.invalid/", "http://192.0.2.1/"]
-TROUBLE = ["gone", "half", "dropped", "loop", "gzip", *NOBODY]
+WRONG = {"empty": hashlib.sha256(b"").hexdigest(), "wrong": hashlib.sha256(b"<html>").hexdigest()}
 
 
-@pytest.mark.parametrize("page", [*TROUBLE, "empty", "wrong"])
+@pytest.mark.parametrize("page", ["gone", "half", "dropped", "loop", "gzip", *NOBODY, *WRONG])
 def test_a_failed_download_names_path_source_and_remedy_and_leaves_nothing(remote, page):
     source = remote.choose(page)
-    with pytest.raises(FileNotFoundError if page in TROUBLE else ValueError) as caught:
+    with pytest.raises(ValueError if page in WRONG else FileNotFoundError) as caught:
         locate(NAME)
-    hashes = [DIGEST, hashlib.sha256(PAGES[page][2]).hexdigest()] if page not in TROUBLE else []
+    hashes = [DIGEST, WRONG[page]] if page in WRONG else []
     for part in (str(remote.path), source, "Remedy", *hashes):
         assert part in str(caught.value)
     assert not list(remote.path.parent.glob("*"))
