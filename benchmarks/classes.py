@@ -16,8 +16,8 @@ def load_peaks() -> dict[str, float]:
     """Per notebook the largest resident memory (MB) of its kernel in all stored whole runs."""
     peaks: dict[str, float] = {}
     for run in measure.load("seeds")["runs"]:
-        seen = peaks.get(run["notebook"], 0)
-        peaks[run["notebook"]] = max(seen, run.get("peak_memory_mb", 0))  # 0: the run failed
+        peak = run.get("peak_memory_mb", 0)  # none where the run failed
+        peaks[run["notebook"]] = max(peaks.get(run["notebook"], 0), peak)
     return peaks
 
 
@@ -43,19 +43,16 @@ def needs(students: list[dict], peaks: dict[str, float], *, kernels: int, shared
     }
 
 
-def arrival(students: int, one: dict, cores: float) -> float:
-    """Seconds until all have a server: cores share the work, but one Hub logs everybody in."""
-    return max(students * one["start"] / cores, students * one["login"])
-
-
 def plan(students: int, one: dict) -> dict[str, float]:
     """What so many students need; the names are those of the page."""
     cores = max(2, math.ceil(students * one["lesson"] / WAIT))
+    # Cores share the work, but one Hub logs everybody in.
+    arrival = max(students * one["start"] / cores, students * one["login"])
     return {
         "memory of one machine (GB)": students * one["gb"] + SYSTEM_GB,
         "memory guaranteed on Kubernetes (GB)": students * GUARANTEE_GB,
         "cores": cores,
-        "seconds until all have a server, if all arrive at once": arrival(students, one, cores),
+        "seconds until all have a server, if all arrive at once": arrival,
     }
 
 

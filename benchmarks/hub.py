@@ -12,13 +12,14 @@ import subprocess
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import requests
 import websocket
+from jupyter_client.jsonutil import json_default
+from jupyter_client.session import Session
 
 from tools.ports import free_ports
 
@@ -189,18 +190,16 @@ class Kernel:
     def run(self, code: str, patience: float = PATIENCE) -> dict:
         """Execute; returns seconds, what was printed, and the error (None if there was none)."""
         began = time.perf_counter()
-        head = {"msg_id": uuid.uuid4().hex, "msg_type": "execute_request", "version": "5.3"}
-        head |= {"session": "rehearsal", "username": "", "date": ""}
-        message = {"header": head, "content": {"code": code, "silent": False}, "channel": "shell"}
+        message = Session().msg("execute_request", {"code": code, "silent": False})
         self.socket.settimeout(patience)
-        self.socket.send(json.dumps(message | {"parent_header": {}, "metadata": {}}))
+        self.socket.send(json.dumps(message | {"channel": "shell"}, default=json_default))
         text, error, state = "", None, "busy"
         while state != "idle":
             got = json.loads(self.socket.recv())
             kind, content = got["header"]["msg_type"], got["content"]
             if content.get("execution_state") in ("restarting", "dead"):
                 raise ConnectionAbortedError("the kernel died")
-            if got["parent_header"].get("msg_id") != head["msg_id"]:
+            if got["parent_header"].get("msg_id") != message["msg_id"]:
                 continue
             if kind == "stream" and content["name"] == "stdout":
                 text += content["text"]

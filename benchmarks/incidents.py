@@ -13,8 +13,7 @@ from benchmarks.hub import SMALL_MB, Hub, Kernel, Student, wait_until
 
 def notebook(text: str) -> dict:
     """A notebook of one cell."""
-    cells = [nbformat.v4.new_markdown_cell(text)]
-    return nbformat.v4.new_notebook(cells=cells)
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
 
 
 def kept(student: Student) -> str:
@@ -77,7 +76,7 @@ def fill_disk(student: Student) -> float:
     """Save a notebook, then one that does not fit: it is refused, and the first one stays."""
     student.save("work.ipynb", notebook("kept")).raise_for_status()
     began = time.perf_counter()
-    answer = student.save("work.ipynb", notebook("x" * SMALL_MB * 10**6))
+    answer = student.save("work.ipynb", notebook("x" * SMALL_MB * 2**20))
     seconds = time.perf_counter() - began
     assert "the disk is full" in answer.json()["message"]
     assert kept(student) == "kept"

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import date
 from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, version
@@ -114,13 +114,11 @@ def write(path: Path, stored: dict) -> None:
 @contextmanager
 def busy(wanted: bool) -> Iterator[None]:
     """Meanwhile another process keeps a core busy, if wanted."""
-    other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if wanted else None
-    try:
+    with ExitStack() as ends:
+        if wanted:
+            command = [sys.executable, "-c", "while True: pass"]
+            ends.callback(ends.enter_context(subprocess.Popen(command)).kill)
         yield
-    finally:
-        if other:
-            other.kill()
-            other.wait()
 
 
 def run_alone(*command: str, **settings: str) -> dict:
