@@ -25,7 +25,7 @@ def write(tmp_path, monkeypatch):
         (tmp_path / name).write_bytes((catalogue.ROOT / name).read_bytes())
     monkeypatch.setattr(catalogue, "CATALOGUE", tmp_path / FILES[-1])
     monkeypatch.setattr(fill_pages, "ROOT", tmp_path)
-    monkeypatch.setattr(fill_pages, "PAGES", {"README.md": fill_pages.PAGES["README.md"]})
+    monkeypatch.setattr(fill_pages, "PAGES", {f: fill_pages.PAGES[f] for f in FILES[:2]})
 
     def run(*arguments: str) -> dict[str, str]:
         monkeypatch.setattr(sys, "argv", ["launch_links", *arguments])

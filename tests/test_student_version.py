@@ -10,8 +10,7 @@ import nbformat
 import pytest
 import torch
 from nbclient.exceptions import CellExecutionError
-from pyro.infer import SVI, Trace_ELBO
-from pyro.infer.autoguide import AutoDiagonalNormal, AutoLowRankMultivariateNormal
+from pyro.infer import SVI, Trace_ELBO, autoguide
 from pyro.optim import Adam
 
 from course_utils import checks, copies
@@ -87,7 +86,7 @@ def test_what_the_students_page_proposes_works():
     for fit in (bnn.fit_constant, bnn.fit_linear, bnn.fit_mean_field_bnn, bnn.fit_laplace):
         mean, scale = fit(x, y, seed=0)(x[:5], 3)
         assert mean.shape == scale.shape == (3, 5)
-    for kind in (AutoDiagonalNormal, AutoLowRankMultivariateNormal):
+    for kind in (autoguide.AutoDiagonalNormal, autoguide.AutoLowRankMultivariateNormal):
         guide, optimiser = kind(bnn.bnn_model, init_scale=0.05), Adam({"lr": 0.01})
         svi = SVI(bnn.bnn_model, guide, optimiser, Trace_ELBO())
         losses = [svi.step(x, y, 50) for _ in range(100)]

@@ -3,7 +3,6 @@
 python -m tools.fill_pages
 """
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote, urlencode
@@ -95,13 +94,10 @@ def routes(published: Published) -> str:
     return table(["online", "what you do"], rows)
 
 
-def cited(citation: str, published: Published) -> str:
-    """CITATION.cff, with the course's address as soon as there is one."""
-    text = re.sub(r"(?m)^(repository-code|url): .*\n", "", citation)
-    if published.repository:
-        found = f"repository-code: {published.address}\nurl: {published.site}\n"
-        text = re.sub(r"(?m)^(?=license:)", found, text, count=1)
-    return text
+def cited(published: Published) -> str:
+    """The course's address for CITATION.cff, as soon as there is one."""
+    address, site = published.address, published.site
+    return f"repository-code: {address}\nurl: {site}" if address else ""
 
 
 def guide() -> dict[str, str]:
@@ -127,6 +123,7 @@ PAGES: dict[str, Callable[[], dict[str, str]]] = {
         "platforms": platforms.page(platforms.load()),
         "measured": report.overview(report.load()),
     },
+    "CITATION.cff": lambda: {"address": cited(catalogue.published())},
     "benchmarks/RESULTS.md": lambda: report.results(report.load()),
     "benchmarks/SEEDS.md": lambda: report.seeds(measure.load("seeds")),
     "benchmarks/CLASSROOM.md": classes.rehearsal,
@@ -147,11 +144,7 @@ def filled(page: str) -> str:
 
 def main() -> None:
     for page in PAGES:
-        text = filled(page)
-        (ROOT / page).write_text(text, encoding="utf-8", newline="\n")
-    citation = ROOT / "CITATION.cff"
-    text = cited(citation.read_text(encoding="utf-8"), catalogue.published())
-    citation.write_text(text, encoding="utf-8", newline="\n")
+        (ROOT / page).write_text(filled(page), encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":

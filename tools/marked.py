@@ -1,4 +1,4 @@
-"""Parts of a page that a program writes: from ``<!-- NAME -->`` to ``<!-- /NAME -->``."""
+"""Parts of a page between ``<!-- NAME -->`` and ``<!-- /NAME -->`` (behind ``# `` in YAML)."""
 
 import re
 
@@ -17,7 +17,7 @@ def fill(text: str, parts: dict[str, str]) -> str:
         ValueError: If the page does not have exactly one place for a part.
     """
     for name, content in parts.items():
-        pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+        pattern = rf"(<!-- {name} -->\n).*?((?:# )?<!-- /{name} -->)"
         text, count = re.subn(
             pattern,
             lambda found, new=content: f"{found[1]}{new}\n{found[2]}",
