@@ -73,12 +73,9 @@ def origin(script: str, packages: Iterable[str]) -> dict[str, object]:
     """Where and when figures were measured: the head of a stored file."""
     info = Path("/proc/cpuinfo")
     models = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
-    machine = {
-        "cores": os.cpu_count(),
-        "processor": models[0] if models else platform.processor() or platform.machine(),
-        "system": platform.system(),
-        "python": platform.python_version(),
-    }
+    processor = models[0] if models else platform.processor() or platform.machine()
+    machine = {"cores": os.cpu_count(), "processor": processor}
+    machine |= {"system": platform.system(), "python": platform.python_version()}
     versions = {}
     for package in packages:
         with suppress(PackageNotFoundError):

@@ -138,13 +138,11 @@ def test_only_what_outputs_depend_on_executes_the_notebook(course, executed, pat
     assert [cell.source for cell in built().cells] == [cell.source for cell in fresh.cells]
 
 
-def test_a_second_build_changes_no_byte_and_force_executes(course):
+def test_a_second_build_changes_no_byte(course):
     build_notebooks.build("lesson")
-    path = course / "notebooks" / "lesson.ipynb"
-    before = path.read_bytes()
+    before = catalogue.find("lesson").built.read_bytes()
     build_notebooks.build("lesson")
-    assert path.read_bytes() == before
-    assert build_notebooks.build("lesson", force=True)
+    assert catalogue.find("lesson").built.read_bytes() == before
 
 
 def test_title_timetable_and_exercises_come_from_the_catalogue(course):
@@ -182,11 +180,8 @@ def test_a_notebook_that_warns_is_refused_and_nothing_is_written(course, monkeyp
     assert outputs() == before
 
 
-# ------------------------------------------------------------------ solutions in their stubs
-
-
 def run(notebook, check) -> dict:
-    """The names that the cells of an exercise leave behind."""
+    """The names that the cells of the exercise leave behind."""
     names = {"check_sum": check}
     for cell in notebook_sources.code_cells(notebook)[3:]:
         exec(cell.source, names)
@@ -199,9 +194,6 @@ def test_typed_in_solutions_answer_the_stub_and_must_pass(course):
     assert run(notebook_sources.read("lesson"), lambda answer: True)["my_sum"](3, 4) is ...
     with pytest.raises(AssertionError):
         run(solved, lambda answer: answer(1, 2) == 4)
-
-
-# ------------------------------------------------------------------ generated parts of pages
 
 
 def test_a_part_is_replaced_between_its_marks():

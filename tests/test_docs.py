@@ -18,12 +18,7 @@ GUIDE = (ROOT / "docs" / "instructor.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
-    "command",
-    [
-        "ruff check .",
-        "ruff format --check .",
-        "pre_commit validate-config",
-    ],
+    "command", ["ruff check .", "ruff format --check .", "pre_commit validate-config"]
 )
 def test_standard_tools_are_content(command):
     command = [sys.executable, "-m", *command.split()]

@@ -36,8 +36,6 @@ def test_present_names_the_choice(monkeypatch, arguments):
         present.main()
 
 
-# ------------------------------------------------------------------ in the browser
-
 # Formulas are typeset and pictures are loaded.
 READY = """() => {
   const count = document.querySelectorAll(".jp-Cell mjx-container").length;
@@ -51,13 +49,8 @@ LOOK = """() => {
   const active = document.querySelector(".jp-Deck .jp-Cell.jp-mod-active");
   const box = active.getBoundingClientRect();
   const slide = document.querySelector(".jp-Deck .jp-WindowedPanel-outer");
-  return {
-    cell: all.indexOf(active),
-    top: box.top,
-    end: box.top + active.scrollHeight - active.scrollTop,
-    slide: slide.scrollHeight,
-    height: active.scrollHeight,
-  };
+  const height = active.scrollHeight, end = box.top + height - active.scrollTop;
+  return {cell: all.indexOf(active), top: box.top, end, slide: slide.scrollHeight, height};
 }"""
 
 

@@ -107,15 +107,10 @@ def test_nothing_is_cut_off_or_overlaps(seen):
 
 
 @pytest.mark.browser
-def test_text_is_large_and_dark_enough(seen):
+def test_text_is_large_and_dark_enough_and_every_formula_is_rendered(seen):
     for text in seen["texts"]:
         assert text["size"] >= SMALLEST - 0.05, text
         assert contrast(text["ink"], text["paper"]) >= CONTRAST, text
-
-
-@pytest.mark.browser
-def test_every_formula_is_rendered(seen):
-    for text in seen["texts"]:
         assert not text["faults"], text
         assert text["formula"] or not re.search(r"[$\\]|\[\[|\{\{|\^\{|_\{", text["text"]), text
 
