@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -29,10 +28,6 @@ def call(*words: str, cwd: Path = ROOT, **env: str) -> tuple[int, str]:
     found = subprocess.run(command, cwd=cwd, env=os.environ | env, capture_output=True, text=True)
     assert "Traceback" not in found.stdout + found.stderr
     return found.returncode, found.stdout
-
-
-def paste(remedy: str, cwd: Path) -> None:
-    subprocess.run(remedy, shell=True, cwd=cwd, check=True, stdin=subprocess.DEVNULL)
 
 
 def lines(capsys, *names: str) -> str:
@@ -93,7 +88,7 @@ def test_files_that_hide_modules_are_named_until_they_are_renamed(tmp_path):
     for name in hiding:
         assert f"failure {tmp_path / name} hides the module {name.removesuffix('.py')}\n" in out
     for remedy in re.findall("remedy: (.*)", out):
-        paste(remedy, ROOT)
+        subprocess.run(remedy, shell=True, check=True, stdin=subprocess.DEVNULL)
     assert call("shadows", cwd=tmp_path) == (0, "")
 
 
@@ -170,7 +165,8 @@ def test_the_remedy_installs_from_any_folder(
     monkeypatch.setattr(sys, "prefix", str(course / prefix))
     monkeypatch.setattr(report, "installed", lambda: course if installed else None)
     monkeypatch.chdir(course / "work")
-    paste(report.again(*broken), tmp_path)
+    remedy = report.again(*broken)
+    subprocess.run(remedy, shell=True, cwd=tmp_path, check=True, stdin=subprocess.DEVNULL)
     assert (course / "tools" / "create_venv.py.called").read_text() == called
     assert (course / prefix).exists() == (prefix != ".venv" or not broken)
 
@@ -180,7 +176,7 @@ def test_the_users_wait_policy_and_little_memory_are_warnings(capsys, monkeypatc
     assert lines(capsys, "threads").startswith("warning ")
     limit = tmp_path / "memory.max"  # of a container
     monkeypatch.setattr(report, "Path", lambda name: limit)
-    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=1.9e9))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: mock.Mock(total=1.9e9))
     for text, found in (("1500000000\n", "1.5"), ("max\n", "1.9")):  # no limit: the machine's
         limit.write_text(text, encoding="utf-8")
         out = lines(capsys, "memory")
@@ -191,7 +187,7 @@ def test_the_users_wait_policy_and_little_memory_are_warnings(capsys, monkeypatc
 
 
 KERNEL = (KernelSpecManager, "get_kernel_spec")
-OTHER = SimpleNamespace(argv=[__file__])
+OTHER = mock.Mock(argv=[__file__])
 FULL = mock.MagicMock()
 FULL.return_value.__enter__.return_value.write.side_effect = OSError("No space left")
 TROUBLES = {  # what is broken, and how; the line that notices it; its words

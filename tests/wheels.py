@@ -11,8 +11,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 NEEDED = {canonicalize_name(Requirement(text).name) for text in PROJECT["project"]["dependencies"]}
-CONSTRAINTS = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-PINS = [Requirement(line) for line in CONSTRAINTS]
+PINS = [Requirement(pin) for pin in (ROOT / "constraints.txt").read_text("utf-8").splitlines()]
 PINNED = {  # the tested versions on this Python
     canonicalize_name(pin.name): str(pin.specifier).removeprefix("==")
     for pin in PINS
@@ -21,9 +20,8 @@ PINNED = {  # the tested versions on this Python
 WHEEL = "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 
 
-def pack(folder: Path, name: str, version: str, files: dict[str, bytes | str]) -> None:
+def pack(folder: Path, stem: str, files: dict[str, bytes | str]) -> None:
     """Write a wheel for any machine; pip asks for RECORD, and not for what it says."""
-    stem = f"{name.replace('-', '_')}-{version}"
     folder.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(folder / f"{stem}-py3-none-any.whl", "w") as wheel:
         for path, content in files.items():
@@ -41,16 +39,16 @@ def stub_wheels(folder: Path, versions: dict[str, str], requires: str = "") -> N
         about += f"Requires-Dist: {requires}\n" if requires else ""
         code = f"__version__ = {version!r}\n"
         files = {f"{module}/__init__.py": code, f"{info}/METADATA": about, f"{info}/WHEEL": WHEEL}
-        pack(folder, name, version, files)
+        pack(folder, f"{module}-{version}", files)
 
 
 def real_wheel(folder: Path, name: str) -> None:
     """An installed distribution of pure Python, as the wheel that it came from."""
     found = metadata.distribution(name)
-    inside = {  # neither scripts (``../../../bin/pip``) nor what was made when it was installed
+    made = {"RECORD", "INSTALLER", "REQUESTED"}  # when it was installed
+    inside = {
         path.as_posix(): path.read_binary()
         for path in found.files
-        if ".." not in path.parts and path.suffix != ".pyc"
-        and path.name not in {"RECORD", "INSTALLER", "REQUESTED"}
-    }  # fmt: skip
-    pack(folder, found.name, found.version, inside)
+        if ".." not in path.parts and path.suffix != ".pyc" and path.name not in made
+    }
+    pack(folder, f"{found.name}-{found.version}", inside)

@@ -24,29 +24,6 @@ NEEDED = (
     *("pyproject.toml", "setup.py", "tools/create_venv.py", "notebooks/START.md"),
     *("docs/student.md", "docs/picture.png", "slides/lecture.html", "slides/lecture.pdf"),
 )
-README = """# Lecture 4: Deep learning architectures
-
-Notebooks with exercises; the solutions come after the class. You need Python {python} or newer and
-{gigabytes} GB of disk space. Install once (it takes minutes and needs a network), then start
-JupyterLab: it opens the first page, with the way through the course. In this folder, with
-[uv](https://docs.astral.sh/uv/):
-
-    uv run jupyter lab
-
-without it on Linux and macOS:
-
-    python3 tools/create_venv.py
-    .venv/bin/jupyter lab
-
-and on Windows (PowerShell):
-
-    py tools\\create_venv.py
-    .venv\\Scripts\\jupyter lab
-
-What you should know, and how to work: `docs/student.md`. The slides are in `slides/`.
-If something does not work: `.venv/bin/python -m course_utils` (Windows: `.venv\\Scripts\\python`)
-says what, and the remedy.
-"""
 
 
 def write(target: Path) -> list[Path]:
@@ -59,7 +36,8 @@ def write(target: Path) -> list[Path]:
         else:
             shutil.copy(source, copied)
     python, gigabytes = ".".join(map(str, create_venv.PYTHONS[0])), create_venv.GIGABYTES["cpu"]
-    readme = README.format(python=python, gigabytes=gigabytes)
+    readme = (ROOT / "tools" / "student_readme.md").read_text(encoding="utf-8")
+    readme = readme.format(python=python, gigabytes=gigabytes)
     (target / "README.md").write_text(readme, encoding="utf-8")
     written = [target / "notebooks" / f"{name}.ipynb" for name in catalogue.files()]
     strip = TagRemovePreprocessor(remove_cell_tags={"solution"})  # a source has no outputs
