@@ -14,6 +14,17 @@ FLAGS = (
     " --disable-component-update --disable-sync"
 )
 
+# Formulas that are broken, or that are still what their author typed.
+MATHEMATICS = r"""(where) => {
+  const left = [...document.querySelectorAll(where)].flatMap((part) => {
+    const copy = part.cloneNode(true);
+    copy.querySelectorAll("code, pre, script, style, mjx-container").forEach((e) => e.remove());
+    return copy.textContent.match(/.*(\$|\\[a-z([]).*/g) ?? [];
+  });
+  const broken = [...document.querySelectorAll("mjx-merror, [data-mml-node=merror]")];
+  return left.concat(broken.map((formula) => formula.textContent));
+}"""
+
 
 @contextlib.contextmanager
 def chromium():
