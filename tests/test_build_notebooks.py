@@ -28,34 +28,23 @@ SOURCE = """# %% [markdown]
 # {{timetable}}
 #
 # {{exercises}}.
-
 # %% tags=["parameters"]
 SEED = 0
-
 # %% [markdown]
 # ## 1 Sums
 # ### Exercise 1: add (3 minutes)
-
 # %%
 from course_utils import numbers
-
 path = "table.csv"
-
 # %% tags=["exercise"]
 def my_sum(a, b):
     return ...
-
-
 check_sum(my_sum)
-
 # %% tags=["solution"]
 # Solution
 def solution_sum(a, b):
     return a + b
-
-
 assert check_sum(solution_sum)
-
 # %% [markdown]
 # ## 2 Further sums
 """

