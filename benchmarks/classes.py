@@ -68,11 +68,10 @@ def page() -> dict[str, str]:
         "processor seconds for sections 1 to 3 of the wine notebook": f"{one['lesson']:.1f}",
         "seconds that the Hub takes for each login": f"{one['login']:.2f}",
     }
-    sizes = [f"{size:,}" for size in SIZES]
     rows = [[name, *(f"{each[name]:,.0f}" for each in plans)] for name in plans[0]]
     return {
         "student": table(["one student", "needs"], [[*row] for row in student.items()]),
-        "needs": table(["students", *sizes], rows),
+        "needs": table(["students", *(f"{size:,}" for size in SIZES)], rows),
         "peaks": table([*peaks], [[f"{peak:,.0f} MB" for peak in peaks.values()]]),
     }
 

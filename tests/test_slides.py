@@ -169,13 +169,11 @@ def test_results_and_pictures_come_once_from_tagged_cells(tmp_path, monkeypatch)
     with pytest.raises(SystemExit, match="nb.ipynb is missing. Remedy: make notebooks NAME=flows"):
         lecture.fact("flows.gap")
     shown = [("slides", bundle(gap="-0.02 ± 0.01", twice="1")), ("slides", bundle(twice="1"))]
-    cells = [
-        nbformat.v4.new_code_cell(
-            metadata={"tags": [tag]}, outputs=[nbformat.v4.new_output("display_data", data=data)]
-        )
-        for tag, data in [*shown, ("picture-moons", {"image/png": "aGVsbG8="})]
-    ]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "nb.ipynb")
+    notebook = nbformat.v4.new_notebook()
+    for tag, data in [*shown, ("picture-moons", {"image/png": "aGVsbG8="})]:
+        outputs = [nbformat.v4.new_output("display_data", data=data)]
+        notebook.cells.append(nbformat.v4.new_code_cell(metadata={"tags": [tag]}, outputs=outputs))
+    nbformat.write(notebook, tmp_path / "nb.ipynb")
     assert lecture.filled("by [[flows.gap]] nats") == "by −0.02\u00a0±\u00a00.01 nats"
     assert lecture.picture("flows/moons") == "aGVsbG8="
     with pytest.raises(SystemExit, match="tagged slides put out result 'twice' 2 times, not"):
@@ -206,9 +204,9 @@ def test_text_in_a_figure_is_large_dark_and_has_its_letters(draw):
         assert pixels >= SMALLEST and contrast(text.get_color(), "white") >= CONTRAST, text
 
 
-def test_black_text_can_be_read_on_every_tint():
-    for colour in (figures.DATA, figures.LATENT, figures.MAP, figures.GREY):
-        assert contrast("black", figures.tint(colour)) >= 7
+@pytest.mark.parametrize("colour", [figures.DATA, figures.LATENT, figures.MAP, figures.GREY])
+def test_black_text_can_be_read_on_a_tint(colour):
+    assert contrast("black", figures.tint(colour)) >= 7
 
 
 def test_the_map_of_the_picture_turns_two_peaks_into_one():
