@@ -143,10 +143,13 @@ def test_missing_and_old_packages(capsys, monkeypatch, tmp_path):
 
 @posix
 @pytest.mark.parametrize(
-    ("prefix", "broken"), [(".venv", []), (".venv", ["zuko"]), ("conda", []), ("usr", ["zuko"])]
+    ("prefix", "broken"), [(".venv", []), (".venv", ["none"]), ("conda", []), ("usr", ["none"])]
 )
 def test_the_remedy_installs_from_any_folder(tmp_path, monkeypatch, prefix, broken):
-    """A copy of the course's folder, with a tool that notes how it is called."""
+    """A copy of the course's folder, with a tool that notes how it is called.
+
+    No package is called none: a wrong remedy would remove it from this very Python.
+    """
     course = tmp_path / "my course"
     for name in ("course_utils", "tools", "work", ".venv", prefix):
         (course / name).mkdir(parents=True, exist_ok=True)
@@ -161,7 +164,7 @@ def test_the_remedy_installs_from_any_folder(tmp_path, monkeypatch, prefix, brok
     subprocess.run(remedy, shell=True, cwd=tmp_path, check=True, stdin=subprocess.DEVNULL)
     called = (course / "tools" / "create_venv.py.called").read_text()
     assert called == ("['--here']" if prefix == "conda" else "[]")
-    removed = (prefix, broken) == (".venv", ["zuko"])  # nothing but the course's own ever is
+    removed = (prefix, broken) == (".venv", ["none"])  # nothing but the course's own ever is
     assert (course / prefix).exists() != removed
 
 
