@@ -75,6 +75,9 @@ def needs() -> list[str]:
 
 def python() -> Iterator[Line]:
     """Version and whether it is the course's own environment."""
+    activate = Path(sys.prefix) / "bin" / "activate"  # uv does not notice that a .venv was moved
+    if activate.is_file() and sys.prefix not in activate.read_text(encoding="utf-8"):
+        yield FAILURE, f"{sys.prefix} was made in another folder", again("course-utils")
     level = OK if sys.version_info >= (3, 11) else FAILURE
     yield (
         level,
@@ -237,7 +240,8 @@ def home() -> Iterator[Line]:
         if why and name not in told:  # what helps one helps all that it chooses
             told.add(name)
             place = str(course() / "work" / ".home" / name)
-            remedy = f"$env:{name} = '{place}'" if windows else f"export {name}={command(place)}"
+            quoted = "'" + place.replace("'", "''") + "'"
+            remedy = f"$env:{name} = {quoted}" if windows else f"export {name}={command(place)}"
             yield FAILURE if names[0].startswith("JUPYTER") else WARNING, why, remedy
     if not told:
         yield OK, "Jupyter's own folders can be written to", ""
@@ -278,6 +282,8 @@ def main(names: Sequence[str] = ()) -> int:
             if level != OK:
                 print(f"        remedy: {'as above' if remedy == last else remedy}")
                 last = remedy
+    if not names:
+        print("something is wrong, see the remedies" if failed else "the course is ready")
     return int(failed)
 
 

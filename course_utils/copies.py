@@ -1,10 +1,10 @@
 """Students' own copies of the notebooks, in ``work/``: made where missing; what was written stays.
 
-    python -m course_utils.copies
+    python -m course_utils.copies [FOLDER OF THE COURSE]
 
 A copy has no outputs, so that a prediction can be made before its answer is on the screen. When the
-course has changed a notebook, the new one arrives beside the old copy, with the answers in it; it
-takes the place of a copy into which nothing was written.
+course has changed a notebook, the new one arrives beside the old copy, with what was typed into the
+exercises' cells; it takes the place of a copy that was neither written into nor run.
 """
 
 from __future__ import annotations
@@ -14,92 +14,109 @@ import hashlib
 import json
 import os
 import re
-import shlex
 import sys
 import tomllib
 from pathlib import Path
+from urllib.parse import quote
+
+from course_utils.data.files import command
 
 ROOT = Path(__file__).resolve().parents[1]
 WHAT = re.compile(r"\bcheck_\w+")  # names an exercise
 EARLIER = "Your answer to this exercise as it was before:\n\n"
 
 
-def _digest(*texts: str) -> str:
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
-
-
 def _text(cell: dict) -> str:
     return "".join(cell["source"])
+
+
+def _digest(*cells: dict) -> str:
+    return hashlib.sha256("\0".join(map(_text, cells)).encode()).hexdigest()[:16]
 
 
 def read(path: Path) -> dict:
     """A notebook; empty if the file is damaged."""
     try:
-        notebook = json.loads(path.read_text(encoding="utf-8"))
-        whole = all(isinstance(c["metadata"], dict) and _text(c) + "." for c in notebook["cells"])
+        notebook = json.loads(path.read_text(encoding="utf-8-sig"))
+        parts = [notebook["metadata"], *(cell["metadata"] for cell in notebook["cells"])]
+        whole = all(isinstance(part, dict) for part in parts) and _digest(*notebook["cells"])
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     return notebook if whole else {}
 
 
-def origin(notebook: dict) -> dict:
-    """Which notebook of the course something is a copy of, and of which version."""
-    return notebook.get("metadata", {}).get("course_copy", {})
+def _used(copied: dict) -> bool:
+    """Whether something was written into a copy, or run in it."""
+    ran = any(cell.get("outputs") or cell.get("execution_count") for cell in copied["cells"])
+    return ran or copied["metadata"]["course_copy"].get("whole") != _digest(*copied["cells"])
 
 
-def _lesson(notebook: dict) -> str:
-    """Digest of what a notebook says; its first cell only tells where the course is."""
-    cells = (cell for cell in notebook["cells"] if "alone" not in cell["metadata"].get("tags", []))
-    return _digest(*map(_text, cells))
+def origin(notebook: dict) -> tuple[str, str]:
+    """Name and version of the notebook of the course that something is a copy of."""
+    found = notebook.get("metadata", {}).get("course_copy", {})
+    return found.get("file", ""), found.get("version", "")
 
 
 def fresh(path: Path) -> dict:
-    """A copy of a notebook of the course, without outputs; its exercises are marked."""
+    """A copy of a notebook of the course, without outputs; empty if that is damaged.
+
+    Its exercises are marked. What the first cell tells, where the course is, makes no version.
+    """
     notebook = read(path)
-    for cell in notebook["cells"]:
+    for cell in notebook.get("cells", []):
         if cell["cell_type"] == "code":
             cell |= {"outputs": [], "execution_count": None}
             name = WHAT.search(_text(cell))
             if "exercise" in cell["metadata"].get("tags", []) and name:
-                cell["metadata"]["exercise"] = {"name": name[0], "stub": _digest(_text(cell))}
-    source = _lesson(notebook)
-    kernel = notebook["metadata"].get("kernelspec", {})
-    notebook["metadata"] = {
-        "kernelspec": kernel,
-        "course_copy": {"file": path.stem, "source": source},
-    }
+                cell["metadata"]["exercise"] = {"name": name[0], "stub": _digest(cell)}
+    if notebook:
+        kernel = notebook["metadata"].get("kernelspec", {})
+        cells = notebook["cells"]
+        lesson = [cell for cell in cells if "alone" not in cell["metadata"].get("tags", [])]
+        facts = {"file": path.stem, "version": _digest(*lesson), "whole": _digest(*cells)}
+        notebook["metadata"] = {"kernelspec": kernel, "course_copy": facts}
     return notebook
 
 
-def carry_over(old: dict, new: dict) -> int:
-    """Put the answers of an old copy into a new one.
+def _answers(copies: list[dict]) -> dict[str, list[dict]]:
+    """By exercise the cells that hold an answer, in the copy that was saved last with one."""
+    found: dict[str, list[dict]] = {}
+    for notebook in copies:
+        here: dict[str, list[dict]] = {}
+        for cell in notebook["cells"]:
+            task = cell["metadata"].get("exercise", {})
+            if task and _digest(cell) != task["stub"]:
+                here.setdefault(task["name"], []).append(cell)
+        found |= here
+    return found
+
+
+def carry_over(copies: list[dict], new: dict) -> int:
+    """Put the answers of old copies into a new one.
 
     Args:
-        old: A copy in which a student has answered exercises.
+        copies: Copies in which a student has answered exercises; the one that counts is last.
         new: A copy of a later version; changed in place. Where an exercise itself has changed, the
             answer stands below it as text.
 
     Returns:
         How many answers were found.
     """
-    answers = {
-        cell["metadata"]["exercise"]["name"]: cell
-        for cell in old["cells"]
-        if "exercise" in cell["metadata"]
-        and _digest(_text(cell)) != cell["metadata"]["exercise"]["stub"]
-    }
-    cells, found = [], 0
+    answers, cells, found = _answers(copies), [], 0
     for cell in new["cells"]:
         cells.append(cell)
         task = cell["metadata"].get("exercise", {})
-        if task.get("name") in answers:
-            found += 1
-            answer = answers[task["name"]]
-            if answer["metadata"]["exercise"]["stub"] == task["stub"]:
-                cell["source"] = answer["source"]
+        for answer in (given := answers.get(task.get("name"), [])):
+            same = answer["metadata"]["exercise"]["stub"] == task["stub"]
+            if same and answer["cell_type"] == "code":
+                # A cell that was split is put together again.
+                parts = [_text(part) for part in given if part["cell_type"] == "code"]
+                cell["source"] = "\n\n".join(parts)
             else:
-                note = {"cell_type": "raw", "id": _digest(_text(answer))[:8], "metadata": {}}
-                cells.append(note | {"source": EARLIER + _text(answer)})
+                text = EARLIER + _text(answer).removeprefix(EARLIER)
+                note = {"cell_type": "raw", "id": _digest(answer)[:8], "source": text}
+                cells.append(note | {"metadata": {"exercise": answer["metadata"]["exercise"]}})
+        found += bool(given)
     new["cells"] = cells
     return found
 
@@ -118,7 +135,7 @@ def free_name(path: Path) -> Path:
     """This file name, or if it is taken the next with today's date in it."""
     today, number = f"{path.stem}-{datetime.date.today().isoformat()}", 1
     found = path
-    while found.exists():
+    while os.path.lexists(found):
         found = path.with_stem(today if number == 1 else f"{today}-{number}")
         number += 1
     return found
@@ -131,55 +148,78 @@ def make(course: Path = ROOT) -> list[str]:
         course: A folder with ``notebooks/``.
 
     Returns:
-        One line for each copy that was made.
+        One line for each copy that was made, and for each notebook that is damaged.
 
     Raises:
         OSError: If ``work/`` cannot be written.
     """
+    from ipykernel.ipkernel import IPythonKernel  # else JupyterLab calls a new copy unsaved
+
     work = course / "work"
     work.mkdir(exist_ok=True)
-    mine = sorted(work.glob("*.ipynb"), key=lambda path: path.stat().st_mtime)
-    mine = [(path, notebook) for path in mine if (notebook := read(path))]
+    found = [path for path in work.rglob("[!.]*.ipynb") if path.is_file()]
+    found = [path for path in found if ".ipynb_checkpoints" not in path.parts]
+    found.sort(key=lambda path: path.stat().st_mtime)
+    mine = [(path, notebook) for path in found if (notebook := read(path))]
     page = (course / "notebooks" / "START.md").read_text(encoding="utf-8")
     told = []
     for original in sorted((course / "notebooks").glob("*.ipynb")):
         new = fresh(original)
-        copies = [each for each in mine if origin(each[1]).get("file") == original.stem]
+        if not new:
+            told.append(f"{original} is damaged. Remedy: fetch the course again")
+            continue
+        copies = [each for each in mine if origin(each[1])[0] == original.stem]
         current = [path for path, old in copies if origin(old) == origin(new)]
         if not current:
-            untouched = [path for path, old in copies if origin(old)["source"] == _lesson(old)]
-            path = (untouched or [free_name(work / original.name)])[-1]
-            line = f"{path.name}: the course has changed" if copies else f"{path.name}: new"
-            if copies and (answers := carry_over(copies[-1][1], new)):
-                line += f"; {answers} answers carried over"
+            unused = [path for path, old in copies if not _used(old)]
+            path = (unused or [free_name(work / original.name)])[-1]
+            line = f"{path.name}: {'the course has changed' if copies else 'new'}"
+            if answers := carry_over([old for _, old in copies], new):
+                line += f"; answers to exercises that came along: {answers}"
+            new["metadata"]["language_info"] = IPythonKernel.language_info
             write(path, json.dumps(new, indent=1, ensure_ascii=False) + "\n")
             current, told = [path], [*told, line]
-        page = page.replace(f"]({original.name})", f"]({current[-1].name})")
-    # A terminal may know another Python, or none.
-    python = f'& "{sys.executable}"' if os.name == "nt" else shlex.quote(sys.executable)
-    write(work / "START.md", page.replace("python -m course_utils", f"{python} -m course_utils"))
+        link = quote(current[-1].relative_to(work).as_posix())
+        page = page.replace(f"]({original.name})", f"]({link})")
+    if news := [line for line in told if not line.endswith(": new")]:
+        title, _, rest = page.partition("\n")
+        page = "\n\n".join([title, "**New since you were here:**", *news, rest.strip(), ""])
+    # A terminal may know another Python, or none, and another course.
+    tools = ("course_utils.copies", str(course)), ("course_utils",)
+    for words in tools:
+        page = page.replace(f"`python -m {words[0]}`", f"`{command(sys.executable, '-m', *words)}`")
+    write(work / "START.md", page)
     return told
 
 
 def notice(tag: str) -> None:
-    """Say in one line when the notebook that runs is not of the course's present version.
+    """Say in one line when the notebook that runs is not the student's copy of this version.
 
     Args:
         tag: The version to which the notebook belongs, such as ``v0.1.0``.
     """
-    version = origin(read(Path(os.environ.get("JPY_SESSION_NAME", ""))))
-    original = ROOT / "notebooks" / f"{version.get('file')}.ipynb"
-    if original.is_file():
-        if origin(fresh(original)) != version:
-            print(
-                f"This copy of {original.name} is older than the course. The first page, START.md,"
-                " has a link to the new one; your answers are in it."
-            )
-        return
+    here = Path(os.environ.get("JPY_SESSION_NAME", ""))
+    name, version = origin(read(here))
+    original = ROOT / "notebooks" / f"{name}.ipynb"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    if tag != f"v{project['version']}":
+    if name and original.is_file():
+        if origin(fresh(original)) != (name, version):
+            print(f"This copy of {original.name} is older than the course.")
+            print("START.md has a link to the new one, with your answers to the exercises.")
+    elif here.parent == ROOT / "notebooks":
+        print(f"This file is the course's own; yours is in {ROOT / 'work'}, see START.md there.")
+    elif tag != f"v{project['version']}":
         print(f"This notebook belongs to {tag} of the course, but v{project['version']} is here.")
 
 
+def main() -> None:
+    course = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else ROOT
+    try:
+        told = make(course)
+    except OSError as error:
+        raise SystemExit(f"course: no copies in {course / 'work'} ({error})") from None
+    print(*told or ["all copies are there"], f"open {course / 'work' / 'START.md'}", sep="\n")
+
+
 if __name__ == "__main__":
-    print(*make() or ["all copies are there"], f"open {ROOT / 'work' / 'START.md'}", sep="\n")
+    main()

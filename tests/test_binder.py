@@ -75,7 +75,9 @@ def test_post_build_stops_at_the_first_failure(repository, tmp_path):
 
 def test_overrides_name_settings_that_jupyterlab_knows():
     shared = Path(sys.prefix) / "share/jupyter/lab"  # where the installation has put them
-    for plugin, values in json.loads((shared / "settings/overrides.json").read_text()).items():
+    for plugin, values in json.loads(
+        (shared / "settings/overrides.d/course_utils.json").read_text()
+    ).items():
         package, _, name = plugin.partition(":")
         schema = json.loads((shared / "schemas" / package / f"{name}.json").read_text())
         assert set(values) <= set(schema["properties"])

@@ -1,11 +1,14 @@
 """Students' own copies: without results, never overwritten; a new one arrives with the answers."""
 
+import copy
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import nbformat
 import pytest
@@ -37,7 +40,7 @@ def course(tmp_path):
     """A folder with a small notebook and a first page."""
     folder = tmp_path / "course"
     (folder / "notebooks").mkdir(parents=True)
-    page = "[Lesson](lesson.ipynb)\n\n```sh\npython -m course_utils\n```\n"
+    page = "# Start\n\n[Lesson](lesson.ipynb)\n`python -m course_utils`, `python -m course_utils.copies`\n"
     (folder / "notebooks" / "START.md").write_text(page, encoding="utf-8")
     nbformat.write(lesson("1 + 1", STUB, OTHER), folder / "notebooks" / "lesson.ipynb")
     return folder
@@ -76,19 +79,45 @@ def test_a_copy_is_made_once_and_again_when_it_was_deleted(course):
     written = edit(path, STUB, ANSWER)
     path.rename(path.with_name("meine Lösung.ipynb"))
     assert copies.make(course) == []  # known by what it is, not by its name
-    assert "](meine Lösung.ipynb)" in (course / "work" / "START.md").read_text(encoding="utf-8")
+    assert "](meine%20L%C3%B6sung.ipynb)" in (course / "work" / "START.md").read_text("utf-8")
     assert path.with_name("meine Lösung.ipynb").read_bytes() == written
     path.with_name("meine Lösung.ipynb").unlink()
     assert copies.make(course) == ["lesson.ipynb: new"]
 
 
-@pytest.mark.parametrize("taken", [b"", b'{"cells": [1]}', b"[]", b"\xff", b'{"cells": []}'])
+@pytest.mark.parametrize(
+    "taken",
+    [b"", b'{"cells": [1]}', b"[]", b"\xff", b'{"cells": [], "metadata": null}', None],
+)
 def test_a_file_that_is_no_copy_is_left_alone(course, taken):
     path = course / "work" / "lesson.ipynb"
     path.parent.mkdir()
-    path.write_bytes(taken)
+    if taken is None:
+        path.symlink_to("nowhere")
+    else:
+        path.write_bytes(taken)
     assert len(copies.make(course)) == 1 and len(list(path.parent.glob("*.ipynb"))) == 2
-    assert copies.make(course) == [] and path.read_bytes() == taken
+    assert copies.make(course) == []
+    assert path.is_symlink() if taken is None else path.read_bytes() == taken
+
+
+def test_a_damaged_notebook_of_the_course_is_named_and_the_others_are_there(course):
+    (course / "notebooks" / "broken.ipynb").write_text("<<<<<<< HEAD")
+    told = copies.make(course)
+    assert len(told) == 2 and "broken.ipynb is damaged. Remedy: " in told[0]
+    assert {path.name for path in (course / "work").iterdir()} == {"START.md", "lesson.ipynb"}
+
+
+def update(course: Path, *sources: str) -> tuple[str, nbformat.NotebookNode]:
+    """Change the course's notebook; what is said, and the newest copy."""
+    nbformat.write(lesson(*sources), course / "notebooks" / "lesson.ipynb")
+    told = copies.make(course)
+    assert copies.make(course) == []
+    page = (course / "work" / "START.md").read_text(encoding="utf-8")
+    newest = course / "work" / unquote(re.search(r"\]\((.*?)\)", page)[1])
+    notebook = nbformat.read(newest, as_version=4)
+    nbformat.validate(notebook)
+    return " ".join(told), notebook
 
 
 def test_a_changed_notebook_arrives_beside_the_copy_with_the_answers(course):
@@ -97,37 +126,55 @@ def test_a_changed_notebook_arrives_beside_the_copy_with_the_answers(course):
     edit(path, OTHER, OTHER.replace("None", "[0, 1]"))
     written = edit(path, STUB, ANSWER)
     changed = OTHER.replace("(d)", "(d, layer)")
-    nbformat.write(lesson("2 + 2", changed, STUB), course / "notebooks" / "lesson.ipynb")
-    [told] = copies.make(course)
-    assert "2 answers" in told and path.read_bytes() == written
-    [new] = [other for other in path.parent.glob("lesson-*.ipynb")]
-    assert new.name in (path.parent / "START.md").read_text(encoding="utf-8")
-    notebook = nbformat.read(new, as_version=4)
-    nbformat.validate(notebook)
+    told, notebook = update(course, "2 + 2", changed, STUB)
+    assert told.endswith("that came along: 2") and path.read_bytes() == written
     _, _, other, earlier, rate = [cell.source for cell in notebook.cells]
     assert rate == ANSWER  # the exercise is the same
     assert other == changed and "[0, 1]" in earlier  # it is not, so the new one is to be done
     assert notebook.cells[3].cell_type == "raw"
-    # And once more: what was carried over is an answer, and the new copy holds nothing else.
-    nbformat.write(lesson("3 + 3", changed, STUB), course / "notebooks" / "lesson.ipynb")
-    assert "1 answers" in copies.make(course)[0] and len(list(path.parent.glob("*.ipynb"))) == 3
-    assert copies.make(course) == []
+    # And once more: what came along is an answer, and goes on.
+    told, notebook = update(course, "3 + 3", changed, STUB)
+    assert told.endswith("that came along: 2") and len(list(path.parent.glob("*.ipynb"))) == 3
+    assert [cell.source for cell in notebook.cells[2:]] == [other, earlier, rate]
 
 
-def test_a_copy_in_which_nothing_was_written_makes_room(course):
+def test_answers_are_found_in_every_copy_and_in_cells_that_were_split(course):
+    copies.make(course)
+    path = course / "work" / "week 1" / "lesson.ipynb"
+    path.parent.mkdir()
+    (course / "work" / "lesson.ipynb").rename(path)
+    notebook = nbformat.read(path, as_version=4)
+    first, second = copy.deepcopy(notebook.cells[2]), notebook.cells[2]
+    first.source, second.source, first.id = "rate = 1", ANSWER, "split"
+    notebook.cells.insert(2, first)
+    nbformat.write(notebook, path)
+    _, newer = update(course, "2 + 2", STUB, OTHER)
+    assert newer.cells[2].source == f"rate = 1\n\n{ANSWER}"
+    newest = max((course / "work").rglob("*.ipynb"), key=lambda each: each.stat().st_mtime)
+    edit(newest, OTHER, OTHER.replace("None", "[0, 1]"))
+    os.utime(path, (2e9, 2e9))  # the old one was saved last, and knows one answer only
+    _, both = update(course, "3 + 3", STUB, OTHER)
+    assert "rate = 1" in both.cells[2].source and "[0, 1]" in both.cells[3].source
+
+
+@pytest.mark.parametrize("use", ["nothing", "output", "note", "first cell"])
+def test_only_a_copy_that_was_not_used_makes_room(course, use):
+    alone = new_code_cell("ADDRESS = ''", metadata={"tags": ["alone"]})
+    built = lesson("1 + 1", STUB)
+    built.cells.insert(1, alone)
+    nbformat.write(built, course / "notebooks" / "lesson.ipynb")
     copies.make(course)
     path = course / "work" / "lesson.ipynb"
     notebook = nbformat.read(path, as_version=4)
-    notebook.cells[1].outputs = [new_output("stream", text="2")]  # it was run
+    if use == "output":
+        notebook.cells[2].outputs = [new_output("stream", text="2")]
+    elif use != "nothing":
+        notebook.cells[{"note": 0, "first cell": 1}[use]].source += "  # mine"
     nbformat.write(notebook, path)
-    nbformat.write(lesson("2 + 2", STUB), course / "notebooks" / "lesson.ipynb")
-    assert copies.make(course) == ["lesson.ipynb: the course has changed"]
-    assert "2 + 2" in path.read_text(encoding="utf-8")
-    edit(path, "2 + 2", "2 + 2  # a note of mine")
-    nbformat.write(lesson("3 + 3", STUB), course / "notebooks" / "lesson.ipynb")
-    copies.make(course)
-    assert "a note of mine" in path.read_text(encoding="utf-8")
-    assert len(list(path.parent.glob("*.ipynb"))) == 2
+    written = path.read_bytes()
+    update(course, "2 + 2", STUB)
+    assert len(list(path.parent.glob("*.ipynb"))) == 1 + (use != "nothing")
+    assert (path.read_bytes() == written) == (use != "nothing")
 
 
 @with_git
@@ -152,17 +199,25 @@ def test_bringing_the_course_up_to_date_never_meets_a_students_work(course, tmp_
     nbformat.write(lesson("2 + 2", STUB), course / "notebooks" / "lesson.ipynb")
     git("commit", "--quiet", "-a", "-m", "second")
     git("pull", "--quiet", "--ff-only", where=student)
-    assert "1 answers" in copies.make(student)[0]
+    assert "came along: 1" in copies.make(student)[0]
     assert (student / "work" / "lesson.ipynb").read_bytes() == written
     assert git("status", "--porcelain", where=student) == ""
 
 
 def test_what_the_first_page_says_to_type_works_in_any_folder(course, tmp_path):
+    """And means this course, where another one is installed."""
     copies.make(course)
     page = (course / "work" / "START.md").read_text(encoding="utf-8")
-    [command] = re.findall(r"```sh\n(.*)\n```", page)
-    done = subprocess.run(f"{command} python", shell=True, cwd=tmp_path, capture_output=True)
-    assert done.returncode == 0, done.stderr
+    check, again = re.findall("`(.*?)`", page)
+    (course / "work" / "lesson.ipynb").unlink()
+    for line in (f"{check} python", again):
+        done = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True)
+        assert done.returncode == 0, done.stderr
+    assert (course / "work" / "lesson.ipynb").is_file()
+    shutil.rmtree(course / "work")
+    (course / "work").touch()
+    done = subprocess.run(again, shell=True, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("course: no copies in ")
 
 
 def test_an_old_copy_says_so(course, capsys, monkeypatch):
@@ -175,7 +230,10 @@ def test_an_old_copy_says_so(course, capsys, monkeypatch):
     nbformat.write(lesson("2 + 2", STUB), course / "notebooks" / "lesson.ipynb")
     copies.notice("v2.1")
     assert "older than the course" in capsys.readouterr().out
-    for other in ("", "gone.ipynb", str(course / "notebooks" / "lesson.ipynb")):
+    monkeypatch.setenv("JPY_SESSION_NAME", str(course / "notebooks" / "lesson.ipynb"))
+    copies.notice("v2.1")
+    assert "is the course's own" in capsys.readouterr().out
+    for other in ("", "gone.ipynb"):
         monkeypatch.setenv("JPY_SESSION_NAME", other)
         copies.notice("v2.1")
         assert capsys.readouterr().out == ""

@@ -123,25 +123,36 @@ def test_here_is_this_python_without_what_the_tests_need(setup):
     assert not create_venv.VENV.exists()
 
 
-@pytest.mark.parametrize("made", [True, False])
-def test_an_environment_of_uv_is_left_to_uv(setup, monkeypatch, made):
-    """Made by it, or made here and changed by ``uv run`` since."""
-    if made:
-        create_venv.VENV.mkdir()
-        (create_venv.VENV / "pyvenv.cfg").write_text("home = /usr/bin\nuv = 0.13.9\n")
-    else:
-        setup()
-        below = "Lib" if os.name == "nt" else "lib/python3.11"
-        info = create_venv.VENV / below / "site-packages" / "zuko-1.dist-info"
-        info.mkdir(parents=True)
-        (info / "INSTALLER").write_text("uv")
+def test_an_environment_of_uv_is_left_to_uv(setup, monkeypatch):
+    """Unless it was moved: then its scripts do not start."""
+    there = set()
+    monkeypatch.setattr(create_venv.shutil, "which", lambda name: name in there)
+    (create_venv.VENV / "bin").mkdir(parents=True)
+    (create_venv.VENV / "pyvenv.cfg").write_text("home = /usr/bin\nuv = 0.13.9\n")
+    (create_venv.VENV / "bin" / "activate").write_text(f"VIRTUAL_ENV='{create_venv.VENV}'")
     before = sorted(create_venv.VENV.rglob("*"))
-    monkeypatch.setattr(create_venv.shutil, "which", lambda name: None)
     with pytest.raises(SystemExit, match="^course: .*was made by uv"):
         setup()
-    monkeypatch.setattr(create_venv.shutil, "which", lambda name: name)
+    there.add("uv")
     assert setup("--tests") == [["uv", "sync", "--inexact", "--group", "test"]]
+    with pytest.raises(SystemExit, match="^course: uv takes PyTorch without CUDA"):
+        setup("--torch", "cuda")
     assert sorted(create_venv.VENV.rglob("*")) == before
+    (create_venv.VENV / "bin" / "activate").write_text("VIRTUAL_ENV='/elsewhere/.venv'")
+    assert len(setup()) == 1 and not create_venv.VENV.exists()
+
+
+def test_what_uv_run_has_changed_is_brought_back_only_where_uv_is_not(setup, monkeypatch):
+    there = set()
+    monkeypatch.setattr(create_venv.shutil, "which", lambda name: name in there)
+    below = create_venv.VENV / ("Lib" if os.name == "nt" else "lib/python3.11") / "site-packages"
+    setup()
+    (below / "zuko-1.dist-info").mkdir(parents=True)
+    (below / "zuko-1.dist-info" / "INSTALLER").write_text("uv")
+    change_constraints()
+    assert len(setup()) == 4
+    there.add("uv")
+    assert setup() == [["uv", "sync", "--inexact"]]
 
 
 # ------------------------------------------------------------------ one line for each obstacle
@@ -293,7 +304,10 @@ def test_settings_of_pip_change_neither_what_is_installed_nor_where(course, tmp_
     config = tmp_path / "config" / "pip" / "pip.conf"
     config.parent.mkdir(parents=True)
     config.write_text(f"[global]\ntarget = {tmp_path / 'a'}\n[install]\nuser = yes\nno-deps = 1\n")
-    other = {"PIP_USER": "1", "PIP_TARGET": str(tmp_path / "b"), "PIP_NO_DEPS": "1"}
+    other = {"PIP_USER": "1", "PIP_TARGET": str(tmp_path / "b"), "PIP_PYTHON": "/usr/bin/python3"}
+    own = tmp_path / "own.conf"
+    own.write_text("[install]\nuser = yes\nno-deps = yes\n")
+    other["PIP_CONFIG_FILE"] = str(own)
     out = course(XDG_CONFIG_HOME=str(config.parents[1]), HOME=str(tmp_path), **other)
     assert "environment ready" in out, out
     assert {"zuko", "leaf", "torch"} <= installed(course.folder)[1]
@@ -367,7 +381,8 @@ def test_conda_takes_everything_but_python_from_the_project():
     assert SpecifierSet(python.removeprefix("python")) == SpecifierSet(
         wheels.PROJECT["project"]["requires-python"]
     )
-    assert rest == ["pip", {"pip": ["--constraint constraints.txt", "--editable ."]}]
+    index = f"--extra-index-url {create_venv.CPU_WHEELS}"
+    assert rest == ["pip", {"pip": [index, "--constraint constraints.txt", "--editable ."]}]
 
 
 @with_make
@@ -402,7 +417,8 @@ def test_the_commands_of_the_dev_container_end_with_the_students_copies(course):
         shutil.copy(ROOT / "notebooks" / name, notebooks)
     text = (ROOT / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8")
     container = json.loads(text)
-    course.bash(container["postCreateCommand"])
+    for moment in ("postCreateCommand", "postStartCommand"):
+        course.bash(container[moment])
     opened = container["customizations"]["codespaces"]["openFiles"]
     python = container["customizations"]["vscode"]["settings"]["python.defaultInterpreterPath"]
     for path in (*opened, "work/flows.ipynb", python.replace("${containerWorkspaceFolder}/", "")):

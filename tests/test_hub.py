@@ -71,7 +71,7 @@ def test_the_link_of_the_guide_pulls_the_course_and_opens_its_first_page(anna):
     with rehearsal.served(ROOT) as ours:
         anna.pull(ours)
     opened = anna.api("GET", f"/{asked['urlpath']}")
-    assert opened.ok and opened.url.endswith("/lab/tree/course/work/START.md")
+    assert opened.ok and opened.url.endswith("/tree/course/work/START.md")
     assert anna.api("GET", "/api/contents/course/work/START.md").ok
 
 

@@ -39,7 +39,8 @@ def test_lab_opens_the_first_page_for_those_who_know_the_token(tmp_path):
     log = tmp_path / "log"
     with served(["make", "lab", arguments], address, log, cwd=ROOT):
         assert f"{port}/course?token=" in log.read_text(encoding="utf-8")  # what a browser is shown
-        assert follow(f"{address}/course") == "lab/tree/work/START.md"
+        assert follow(f"{address}/") == follow(f"{address}/course")
+        assert follow(f"{address}/course") == "lab/workspaces/course/tree/work/START.md"
         listing = json.loads(ask(f"{address}/api/contents/work"))
         names = {entry["name"] for entry in listing["content"]}
         assert {"START.md", *(f"{name}.ipynb" for name in catalogue.files())} <= names
@@ -71,7 +72,7 @@ def test_a_pulled_course_is_found_and_nothing_outside_of_the_home(home, tmp_path
             with pytest.raises(urllib.error.HTTPError, match="404"):
                 follow(f"{address}/course?folder={folder.replace(' ', '%20')}")
         page = follow(f"{address}/course?folder=the%20course")
-        assert page == "lab/tree/the%20course/work/START.md"
+        assert page == "lab/workspaces/course/tree/the%20course/work/START.md"
     assert not (tmp_path / "outside" / "work").exists()
     assert len(list((home / "the course" / "work").glob("*.ipynb"))) == len(catalogue.files())
 

@@ -36,10 +36,14 @@ WORKS = (
     " one); else Binder or a JupyterHub"
 )
 # Settings of pip that change what is installed, or where; those that say where from are kept.
+SWITCHES = (
+    *("user", "no-deps", "pre", "dry-run", "require-hashes"),
+    *("ignore-installed", "ignore-requires-python"),
+)
 NEUTRALISED = (
-    *("user", "target", "prefix", "root", "src", "no-deps", "pre", "dry-run", "constraint"),
-    *("requirement", "editable", "group", "no-binary", "only-binary", "platform", "python-version"),
-    *("ignore-installed", "ignore-requires-python", "require-hashes", "no-build-isolation"),
+    *SWITCHES,
+    *("target", "prefix", "root", "src", "python", "python-version", "platform", "constraint"),
+    *("requirement", "editable", "group", "no-binary", "only-binary", "no-build-isolation"),
 )
 
 
@@ -92,11 +96,13 @@ def check_machine(gigabytes: int) -> None:
 
 
 def has_nvidia() -> bool:
-    """Whether nvidia-smi answers."""
+    """Whether nvidia-smi answers, on Linux: elsewhere the usual PyTorch has no CUDA."""
     try:
-        return subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode == 0
-    except OSError:
+        command = ["nvidia-smi", "-L"]
+        done = sys.platform == "linux" and subprocess.run(command, capture_output=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
         return False
+    return bool(done) and done.returncode == 0
 
 
 def packages() -> list:
@@ -106,11 +112,11 @@ def packages() -> list:
 
 
 def kept_by_uv() -> bool:
-    """Whether uv has made .venv, or has installed into it since."""
+    """Whether uv has made .venv, or is here and has installed into it since."""
     config = VENV / "pyvenv.cfg"
     if config.is_file() and "\nuv = " in "\n" + config.read_text(encoding="utf-8"):
         return True
-    marks = [path / "INSTALLER" for path in packages()]
+    marks = [path / "INSTALLER" for path in packages() if shutil.which("uv")]
     return any(mark.read_text("utf-8").strip() == "uv" for mark in marks if mark.is_file())
 
 
@@ -124,8 +130,9 @@ def stamped() -> dict:
 
 def pip(python: Path, *arguments: str) -> None:
     """Call an environment's pip, or stop with one line below its own messages."""
-    keys = {"PIP_" + name.upper().replace("-", "_") for name in NEUTRALISED}
-    env = {key: value for key, value in os.environ.items() if key not in keys}
+    keys = {name: "PIP_" + name.upper().replace("-", "_") for name in NEUTRALISED}
+    env = {key: value for key, value in os.environ.items() if key not in keys.values()}
+    env.update({keys[name]: "0" for name in SWITCHES})  # which no file overrides
     env["PYTHONWARNINGS"] = "ignore"  # setuptools has advice for those who write packages
     wheels = ROOT / "wheels"
     options = ["--no-index", "--find-links", str(wheels)] if wheels.is_dir() else []
@@ -133,7 +140,8 @@ def pip(python: Path, *arguments: str) -> None:
     if subprocess.run(command, cwd=ROOT, env=env).returncode:
         stop(
             "the installation failed (see above). Remedy: call again; if that does not help, check"
-            " the network, and what `pip config list` says"
+            + (" what is in the folder wheels" if options else " the network")
+            + ", and what `pip config list` says"
         )
 
 
@@ -195,10 +203,15 @@ def update(torch: str, tests: bool) -> None:
     print("course: environment ready", flush=True)
 
 
-def update_with_uv(tests: bool) -> None:
-    """Leave .venv to uv, which keeps it."""
+def update_with_uv(torch: str, tests: bool) -> None:
+    """Leave .venv to uv, which keeps it; one that was moved has scripts that do not start."""
     if not shutil.which("uv"):
         stop(f"{VENV} was made by uv, which is not here. Remedy: remove it, then call again")
+    if torch != "auto":
+        stop("uv takes PyTorch without CUDA, and with UV_NO_SOURCES=1 the other. Remedy: say that")
+    activate = VENV / "bin" / "activate"
+    if activate.is_file() and str(VENV) not in activate.read_text(encoding="utf-8"):
+        shutil.rmtree(VENV)
     command = ["uv", "sync", "--inexact", *(["--group", "test"] if tests else [])]
     if subprocess.run(command, cwd=ROOT).returncode:
         stop("uv could not bring the environment up to date (see above)")
@@ -207,12 +220,28 @@ def update_with_uv(tests: bool) -> None:
 def pack(folder: Path) -> None:
     """Collect the wheels of all that is in .venv, and of what builds the course."""
     ask = [str(PYTHON), "-I", "-m", "pip", "freeze", "--all", "--exclude-editable"]
-    found = subprocess.run(ask, stdout=subprocess.PIPE, check=True, text=True).stdout
-    index = ["--extra-index-url", CPU_WHEELS] if "+cpu" in found else []
-    wanted = [line for line in found.split() if not line.startswith("setuptools==")]
+    done = subprocess.run(ask, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        stop(f"{VENV} has no pip. Remedy: remove it, then call make without uv")
+    index = ["--extra-index-url", CPU_WHEELS] if "+cpu" in done.stdout else []
+    wanted = [line for line in done.stdout.split() if not line.startswith("setuptools==")]
     options = ["--no-deps", "--dest", str(folder), "--constraint", "constraints.txt", *index]
     pip(PYTHON, "download", *options, "setuptools", *wanted)
     print(f"course: put {folder} into the course's folder as `wheels`, then install as always")
+
+
+def wait_for_others() -> None:
+    """One installation at a time in this folder; Windows has no such lock."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    folder = os.open(str(ROOT), os.O_RDONLY)  # closed, and so unlocked, when this process ends
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        print("course: waiting for another installation in this folder", flush=True)
+        fcntl.flock(folder, fcntl.LOCK_EX)
 
 
 def main() -> None:
@@ -230,13 +259,14 @@ def main() -> None:
     if arguments.torch == "cuda" and sys.platform != "linux":
         stop("only Linux has PyTorch with CUDA from the usual index. Remedy: see pytorch.org")
     try:
+        wait_for_others()
         if arguments.pack:
             pack(arguments.pack)
         elif arguments.here:
             torch = "cuda" if arguments.torch == "cuda" else "cpu"
             install_packages(Path(sys.executable), torch, arguments.tests)
         elif kept_by_uv():
-            update_with_uv(arguments.tests)
+            update_with_uv(arguments.torch, arguments.tests)
         else:
             update(arguments.torch, arguments.tests)
     except KeyboardInterrupt:

@@ -31,10 +31,10 @@ def times(each: Notebook) -> list[str]:
     return [f"{each.minutes} min", f"{each.exercise_minutes} min", catalogue.computing(each)]
 
 
-def overview(folder: str) -> str:
-    """Names, levels and times, with links from a page in this folder."""
+def overview(link: str = "`{0}`") -> str:
+    """Names, levels and times; without links, for readers who open copies of their own."""
     rows = [
-        [f"[`{each.file}`]({folder}{each.file}.ipynb): {each.topic}", each.level, *times(each)]
+        [f"{link.format(each.file)}: {each.topic}", each.level, *times(each)]
         for each in catalogue.load()
     ]
     return table(["notebook", "level", *TIMES], rows)
@@ -118,7 +118,7 @@ def guide() -> dict[str, str]:
 PAGES: dict[str, Callable[[], dict[str, str]]] = {
     "README.md": lambda: {
         BADGES: badges(catalogue.published()),
-        "notebooks": overview("notebooks/"),
+        "notebooks": overview("[`{0}`](notebooks/{0}.ipynb)"),
         "routes online": routes(catalogue.published()),
         "platforms": platforms.page(platforms.load()),
         "measured": report.overview(report.load()),
@@ -129,7 +129,7 @@ PAGES: dict[str, Callable[[], dict[str, str]]] = {
     "benchmarks/CLASSROOM.md": classes.rehearsal,
     "binder/README.md": rehearse.measured,
     "docs/classes.md": classes.page,
-    "docs/student.md": lambda: {"notebooks": overview("../notebooks/")},
+    "docs/student.md": lambda: {"notebooks": overview()},
     "docs/instructor.md": guide,
     "docs/slides.md": lambda: {"summary": lecture.summary()},
     "notebooks/START.md": lambda: {"notebooks": start_page()},

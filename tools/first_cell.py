@@ -1,4 +1,4 @@
-# Opened alone (Colab, Kaggle, a file sent by mail), a notebook fetches the rest of its course here.
+# Nothing to read here: finds the course, or fetches it (Colab, Kaggle, a file sent by mail).
 import importlib.util
 import os
 import sys
@@ -12,9 +12,11 @@ if not all(map(importlib.util.find_spec, ("course_utils", "pyro"))):
         os.environ["GIT_TERMINAL_PROMPT"] = "0"  # no question that nobody sees
         os.system(f'git clone --quiet --depth=1 --branch={TAG} "{ADDRESS}" course')
     if beside or not os.path.exists("course/course_utils"):
-        where = f"at {ADDRESS} ({TAG})" if ADDRESS else "where this file came from"
-        remedy = "install it and open the notebook in its folder, or try again with a network"
-        stop = ModuleNotFoundError(f"course: the rest of the course is {where}. Remedy: {remedy}")
+        whole = f"fetch all of it from {ADDRESS} ({TAG})" if ADDRESS else "ask for all of it"
+        problem = f"this file is a part of a course. Remedy: {whole}, and open it there"
+        if beside:
+            problem = f"{sys.executable} is not the course's. Remedy: choose the kernel of .venv"
+        stop = ModuleNotFoundError(f"course: {problem}; the README there says how to install")
         stop._render_traceback_ = lambda: [str(stop)]  # one line in place of thirty
         raise stop
     sys.path.insert(0, os.path.abspath("course"))

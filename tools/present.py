@@ -42,7 +42,7 @@ def write_settings(folder: Path, settings: dict) -> None:
 
 def copy_with_results(original: Path, work: Path) -> Path:
     """A copy in ``work/``; one that is there is used again until the course has changed."""
-    version = copies.origin(copies.fresh(original))
+    _, version = copies.origin(copies.fresh(original))
     for path in work.glob(f"{original.stem}-with-results*.ipynb"):
         if copies.read(path).get("metadata", {}).get("presented") == version:
             return path

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shlex
 import shutil
-import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,8 +52,9 @@ def command(*words: str) -> str:
     """A command line to paste into JupyterLab's terminal, which is PowerShell on Windows."""
     if os.name != "nt":
         return shlex.join(words)
-    line = subprocess.list2cmdline(words)
-    return f"& {line}" if line.startswith('"') else line
+    plain = re.compile(r"[\w.:/\\=-]+")
+    quoted = [w if plain.fullmatch(w) else "'" + w.replace("'", "''") + "'" for w in words]
+    return " ".join(["&", *quoted] if quoted[0].startswith("'") else quoted)
 
 
 def cache_dir() -> Path:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.utils import url_path_join
-from tornado.web import HTTPError, authenticated
+from tornado.web import HTTPError, RedirectHandler, authenticated
 
 from course_utils import copies
 from course_utils.jupyter.saving import refuse_what_does_not_fit
@@ -27,9 +27,12 @@ class FirstPage(JupyterHandler):
         course = (top / folder).resolve() if folder else copies.ROOT
         if not course.is_relative_to(top) or not (course / "notebooks" / "START.md").is_file():
             raise HTTPError(404, f"no course in {course}. Start JupyterLab in the course's folder")
-        copies.make(course)
+        try:
+            copies.make(course)
+        except OSError as error:  # the page shows it
+            raise HTTPError(500, f"no copies in {course / 'work'} ({error})") from None
         page = (course / "work" / "START.md").relative_to(top).as_posix()
-        self.redirect(url_path_join(self.base_url, "lab/tree", quote(page)))
+        self.redirect(url_path_join(self.base_url, "lab/workspaces/course/tree", quote(page)))
 
 
 def _load_jupyter_server_extension(server) -> None:
@@ -37,11 +40,15 @@ def _load_jupyter_server_extension(server) -> None:
     address = url_path_join(server.base_url, "course")
     server.web_app.add_handlers(".*$", [(address, FirstPage)])
     server.contents_manager.register_pre_save_hook(refuse_what_does_not_fit)
-    # A terminal, and `!pip` in a notebook, mean the Python that Jupyter runs in.
+    # jupytext may put another manager in its place, which reads this.
+    server.config.FileContentsManager.pre_save_hook = refuse_what_does_not_fit
+    # `!pip` in a notebook means the Python that Jupyter runs in.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     chosen = server.default_url != url_path_join(server.base_url, "lab")
     if not chosen and copies.ROOT.is_relative_to(Path(server.root_dir).resolve()):
         server.default_url = address
+        top = [(server.base_url + "?", RedirectHandler, {"url": address, "permanent": False})]
+        server.web_app.add_handlers(".*$", top)
 
 
 def _jupyter_server_extension_points() -> list[dict[str, str]]:
