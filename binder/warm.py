@@ -9,6 +9,7 @@ from nbformat import NotebookNode
 
 from tools import catalogue, notebook_sources, run_notebook
 
+
 def head(name: str) -> NotebookNode:
     """A notebook up to its parameters."""
     notebook = notebook_sources.read(name)

@@ -76,7 +76,7 @@ def needs() -> list[str]:
 def python() -> Iterator[Line]:
     """Version and whether it is the course's own environment."""
     activate = Path(sys.prefix) / "bin" / "activate"  # uv does not notice that a .venv was moved
-    if activate.is_file() and sys.prefix not in activate.read_text(encoding="utf-8"):
+    if activate.is_file() and os.fsencode(sys.prefix) not in activate.read_bytes():
         yield FAILURE, f"{sys.prefix} was made in another folder", again("course-utils")
     level = OK if sys.version_info >= (3, 11) else FAILURE
     yield (

@@ -213,6 +213,7 @@ def notice(tag: str) -> None:
 
 
 def main() -> None:
+    """Make what is missing, and say where the first page is."""
     course = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else ROOT
     try:
         told = make(course)

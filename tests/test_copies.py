@@ -40,7 +40,8 @@ def course(tmp_path):
     """A folder with a small notebook and a first page."""
     folder = tmp_path / "course"
     (folder / "notebooks").mkdir(parents=True)
-    page = "# Start\n\n[Lesson](lesson.ipynb)\n`python -m course_utils`, `python -m course_utils.copies`\n"
+    page = "# Start\n\n[Lesson](lesson.ipynb)\n\n`python -m course_utils`, "
+    page += "`python -m course_utils.copies`\n"
     (folder / "notebooks" / "START.md").write_text(page, encoding="utf-8")
     nbformat.write(lesson("1 + 1", STUB, OTHER), folder / "notebooks" / "lesson.ipynb")
     return folder

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import threading
 from pathlib import Path
 from unittest import mock
 
@@ -115,6 +116,19 @@ def test_a_setup_that_did_not_end_well_says_so_and_starts_over(setup, pip, told)
     setup.fails = lambda words: False
     assert "venv" in setup()[1]
     assert setup() == []
+
+
+def test_two_installations_in_one_folder_wait_for_each_other(setup, capsys):
+    fcntl = pytest.importorskip("fcntl")
+    order, folder = [], os.open(create_venv.ROOT, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    other = threading.Thread(target=lambda: (setup(), order.append("installed")))
+    other.start()
+    other.join(1)
+    order.append("released")
+    os.close(folder)
+    other.join()
+    assert order == ["released", "installed"] and "waiting for another" in capsys.readouterr().out
 
 
 def test_here_is_this_python_without_what_the_tests_need(setup):

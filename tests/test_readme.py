@@ -26,7 +26,6 @@ ELSEWHERE = {
     "make test-all": ".ci/run",
     "make lab": "tests/test_make_lab.py",
     'make lab ARGS="--no-browser"': "tests/test_make_lab.py",
-    "make lab TORCH=cpu": "tests/test_create_venv.py",
     "make offline": "tests/test_create_venv.py",
     "uv run jupyter lab": ".github/workflows/test.yml",
     "make slides": "tests/test_slides.py",

@@ -13,6 +13,7 @@ the folder, or the packages. What was interrupted has an unfinished stamp, and s
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -210,7 +211,7 @@ def update_with_uv(torch: str, tests: bool) -> None:
     if torch != "auto":
         stop("uv takes PyTorch without CUDA, and with UV_NO_SOURCES=1 the other. Remedy: say that")
     activate = VENV / "bin" / "activate"
-    if activate.is_file() and str(VENV) not in activate.read_text(encoding="utf-8"):
+    if activate.is_file() and os.fsencode(str(VENV)) not in activate.read_bytes():
         shutil.rmtree(VENV)
     command = ["uv", "sync", "--inexact", *(["--group", "test"] if tests else [])]
     if subprocess.run(command, cwd=ROOT).returncode:
@@ -230,18 +231,24 @@ def pack(folder: Path) -> None:
     print(f"course: put {folder} into the course's folder as `wheels`, then install as always")
 
 
-def wait_for_others() -> None:
-    """One installation at a time in this folder; Windows has no such lock."""
+@contextlib.contextmanager
+def one_at_a_time():
+    """Wait for another installation in this folder; Windows has no such lock."""
     try:
         import fcntl
     except ImportError:
+        yield
         return
-    folder = os.open(str(ROOT), os.O_RDONLY)  # closed, and so unlocked, when this process ends
+    folder = os.open(str(ROOT), os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        print("course: waiting for another installation in this folder", flush=True)
-        fcntl.flock(folder, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            print("course: waiting for another installation in this folder", flush=True)
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def main() -> None:
@@ -259,16 +266,16 @@ def main() -> None:
     if arguments.torch == "cuda" and sys.platform != "linux":
         stop("only Linux has PyTorch with CUDA from the usual index. Remedy: see pytorch.org")
     try:
-        wait_for_others()
-        if arguments.pack:
-            pack(arguments.pack)
-        elif arguments.here:
-            torch = "cuda" if arguments.torch == "cuda" else "cpu"
-            install_packages(Path(sys.executable), torch, arguments.tests)
-        elif kept_by_uv():
-            update_with_uv(arguments.torch, arguments.tests)
-        else:
-            update(arguments.torch, arguments.tests)
+        with one_at_a_time():
+            if arguments.pack:
+                pack(arguments.pack)
+            elif arguments.here:
+                torch = "cuda" if arguments.torch == "cuda" else "cpu"
+                install_packages(Path(sys.executable), torch, arguments.tests)
+            elif kept_by_uv():
+                update_with_uv(arguments.torch, arguments.tests)
+            else:
+                update(arguments.torch, arguments.tests)
     except KeyboardInterrupt:
         stop("interrupted; the next call starts over")
 

@@ -52,9 +52,12 @@ def start_page() -> str:
 def addresses(published: Published) -> dict[str, str]:
     """What opens the course elsewhere: the words of a badge, and where it leads."""
     repository, branch, hub = published
-    puller = "https://nbgitpuller.readthedocs.io/en/latest/link.html"  # makes a link for any Hub
-    if hub:
-        puller = f"{hub.rstrip('/')}/hub/user-redirect/git-pull"
+    words, puller = "Open on a JupyterHub", f"{hub.rstrip('/')}/hub/user-redirect/git-pull"
+    if not hub:
+        words, puller = (
+            "Link a JupyterHub",
+            "https://nbgitpuller.readthedocs.io/en/latest/link.html",
+        )
     folder = repository.split("/")[1]  # where nbgitpuller puts it
     pull = {"repo": published.address, "branch": branch, "urlpath": f"course?folder={folder}"}
     binder = f"https://mybinder.org/v2/gh/{repository}/{quote(branch, safe='')}?urlpath=course"
@@ -63,7 +66,7 @@ def addresses(published: Published) -> dict[str, str]:
     return {
         "Open on Binder": binder,
         "Open in GitHub Codespaces": f"https://codespaces.new/{repository}/tree/{branch}",
-        "Open on a JupyterHub": f"{puller}?{urlencode(pull)}",
+        words: f"{puller}?{urlencode(pull)}",
     } | {
         f"Open on Colab: {each.topic}": f"{colab}/notebooks/{each.file}.ipynb"
         for each in catalogue.load()
@@ -84,11 +87,12 @@ def routes(published: Published) -> str:
     binder, space, hub, *colab = addresses(published).values()
     notebooks = zip(catalogue.load(), colab, strict=True)
     alone = ", ".join(f"[{each.nickname}]({address})" for each, address in notebooks)
+    own = "copy the course to your folder on the Hub"
     rows = [
         ["GitHub Pages", f"[read the course]({published.site})"],
         ["Binder", f"[open the start page]({binder}); what you type is lost when you leave"],
         ["Codespaces", f"[make a machine of your own]({space}), with the course in VS Code"],
-        ["JupyterHub", f"[copy the course to your folder]({hub}) on the Hub"],
+        ["JupyterHub", f"[{own if published.hub else 'make the link for your Hub'}]({hub})"],
         ["Colab", f"open one notebook: {alone}; its first cell fetches the rest"],
     ]
     return table(["online", "what you do"], rows)

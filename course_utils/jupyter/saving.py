@@ -3,10 +3,13 @@
 import json
 import shutil
 
+from jupyter_server.services.contents.manager import ContentsManager
 from tornado.web import HTTPError
 
 
-def refuse_what_does_not_fit(model: dict, path: str, contents_manager, **_) -> None:
+def refuse_what_does_not_fit(
+    model: dict, path: str, contents_manager: ContentsManager, **_: object
+) -> None:
     """Raise an error, which JupyterLab shows, before a save overwrites anything.
 
     Jupyter keeps a copy while it saves, and puts it back when writing fails; but not when only the
