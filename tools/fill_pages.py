@@ -53,11 +53,9 @@ def addresses(published: Published) -> dict[str, str]:
     """What opens the course elsewhere: the words of a badge, and where it leads."""
     repository, branch, hub = published
     words, puller = "Open on a JupyterHub", f"{hub.rstrip('/')}/hub/user-redirect/git-pull"
-    if not hub:
-        words, puller = (
-            "Link a JupyterHub",
-            "https://nbgitpuller.readthedocs.io/en/latest/link.html",
-        )
+    if not hub:  # a page that makes the link for it
+        words = "Open on your JupyterHub"
+        puller = "https://nbgitpuller.readthedocs.io/en/latest/link.html"
     folder = repository.split("/")[1]  # where nbgitpuller puts it
     pull = {"repo": published.address, "branch": branch, "urlpath": f"course?folder={folder}"}
     binder = f"https://mybinder.org/v2/gh/{repository}/{quote(branch, safe='')}?urlpath=course"
