@@ -13,6 +13,7 @@ import datetime
 import hashlib
 import json
 import os
+import platform
 import re
 import sys
 import tomllib
@@ -23,6 +24,16 @@ from course_utils.data.files import command
 
 ROOT = Path(__file__).resolve().parents[1]
 WHAT = re.compile(r"\bcheck_\w+")  # names an exercise
+# As the kernel says it, else JupyterLab would call a copy unsaved as soon as it is opened.
+LANGUAGE = {
+    "name": "python",
+    "version": platform.python_version(),
+    "mimetype": "text/x-python",
+    "codemirror_mode": {"name": "ipython", "version": 3},
+    "pygments_lexer": "ipython3",
+    "nbconvert_exporter": "python",
+    "file_extension": ".py",
+}
 EARLIER = "Your answer to this exercise as it was before:\n\n"
 
 
@@ -153,8 +164,6 @@ def make(course: Path = ROOT) -> list[str]:
     Raises:
         OSError: If ``work/`` cannot be written.
     """
-    from ipykernel.ipkernel import IPythonKernel  # else JupyterLab calls a new copy unsaved
-
     work = course / "work"
     work.mkdir(exist_ok=True)
     found = [path for path in work.rglob("[!.]*.ipynb") if path.is_file()]
@@ -176,7 +185,7 @@ def make(course: Path = ROOT) -> list[str]:
             line = f"{path.name}: {'the course has changed' if copies else 'new'}"
             if answers := carry_over([old for _, old in copies], new):
                 line += f"; answers to exercises that came along: {answers}"
-            new["metadata"]["language_info"] = IPythonKernel.language_info
+            new["metadata"]["language_info"] = LANGUAGE
             write(path, json.dumps(new, indent=1, ensure_ascii=False) + "\n")
             current, told = [path], [*told, line]
         link = quote(current[-1].relative_to(work).as_posix())

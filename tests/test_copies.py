@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 import nbformat
 import pytest
+from ipykernel.ipkernel import IPythonKernel
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from course_utils import copies
@@ -69,6 +70,7 @@ def test_a_copy_is_the_notebook_without_its_results(tmp_path, name):
     assert [cell.source for cell in ours.cells] == [cell.source for cell in theirs]
     code = notebook_sources.code_cells(ours)
     assert not any(cell.outputs or cell.execution_count for cell in code)
+    assert ours.metadata.language_info == IPythonKernel.language_info  # nothing to save
     stubs = [cell for cell in code if "exercise" in notebook_sources.tags(cell)]
     names = [cell.metadata.exercise.name for cell in stubs]
     assert len(set(names)) == len(names) == len(stubs) > 0  # each can be told from the others
