@@ -10,8 +10,6 @@ Nothing leaves the machine: the course is pulled from a clone that is served on 
 
 import argparse
 import json
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -52,13 +50,6 @@ def usage(student: Student) -> dict:
     return found
 
 
-def seconds(step: Callable[[Student], object], student: Student) -> float:
-    """That a step takes."""
-    began = time.perf_counter()
-    step(student)
-    return time.perf_counter() - began
-
-
 def rehearse(students: list[Student], repository: str) -> list[dict[str, float]]:
     """All go through the lesson together; each step begins when all are there."""
     steps = {
@@ -70,8 +61,9 @@ def rehearse(students: list[Student], repository: str) -> list[dict[str, float]]
     }
     took = [{} for _ in students]
     for name, step in steps.items():
+        timed = [partial(measure.seconds, partial(step, student)) for student in students]
         with ThreadPoolExecutor(len(students)) as pool:  # a failure of one ends the rehearsal
-            for own, value in zip(took, pool.map(partial(seconds, step), students), strict=True):
+            for own, value in zip(took, pool.map(lambda each: each(), timed), strict=True):
                 own[name] = value
     return [own | usage(student) for own, student in zip(took, students, strict=True)]
 

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -253,13 +252,3 @@ def test_what_is_presented_has_results_and_is_used_again(course):
     assert copies.make(course) == ["lesson.ipynb: new"]  # no student's copy
     nbformat.write(lesson("2 + 2", STUB), original)
     assert present.copy_with_results(original, work) != path and path.read_bytes() == written
-
-
-def test_by_hand_in_one_command(course):
-    """A folder that is handed out, without an installation."""
-    shutil.copytree(ROOT / "course_utils", course / "course_utils")
-    command = [sys.executable, "-m", "course_utils.copies"]
-    done = subprocess.run(command, cwd=course, capture_output=True, text=True, check=True)
-    assert "lesson.ipynb: new" in done.stdout
-    assert str(course / "work" / "START.md") in done.stdout
-    assert copies.make(course) == []

@@ -69,7 +69,7 @@ def change_constraints() -> None:
 
 def test_torch_comes_first_and_alone_without_cuda_and_without_the_tests(setup):
     """Only torch is looked for in another index than the user's."""
-    cuda, venv, pip, torch, rest, check = setup()
+    cuda, venv, pip, torch, rest, check = [*setup()]
     assert cuda[0] == "nvidia-smi" and venv[2:] == ["-m", "venv", str(create_venv.VENV)]
     assert pip == ["--quiet", "--upgrade", *PINNED, "pip"]
     assert torch == [
@@ -77,6 +77,7 @@ def test_torch_comes_first_and_alone_without_cuda_and_without_the_tests(setup):
     ]  # fmt: skip
     assert rest == [*PINNED, "--editable", "."]
     assert check[1:] == ["-I", "-m", "course_utils", "packages"]
+    assert setup("--here") == [pip, torch, rest, [sys.executable, *check[1:]]]  # without a .venv
 
 
 def test_what_was_asked_for_by_hand_is_kept_by_later_calls(setup, monkeypatch):
@@ -131,42 +132,34 @@ def test_two_installations_in_one_folder_wait_for_each_other(setup, capsys):
     assert order == ["released", "installed"] and "waiting for another" in capsys.readouterr().out
 
 
-def test_here_is_this_python_without_what_the_tests_need(setup):
-    _, torch, rest, _ = setup("--here")
-    assert create_venv.CPU_WHEELS in torch and rest == [*PINNED, "--editable", "."]
-    assert not create_venv.VENV.exists()
-
-
 def test_an_environment_of_uv_is_left_to_uv(setup, monkeypatch):
     """Unless it was moved: then its scripts do not start."""
-    there = set()
-    monkeypatch.setattr(create_venv.shutil, "which", lambda name: name in there)
-    (create_venv.VENV / "bin").mkdir(parents=True)
+    activate = create_venv.VENV / "bin" / "activate"
+    activate.parent.mkdir(parents=True)
+    activate.write_text(f"VIRTUAL_ENV='{create_venv.VENV}'")
     (create_venv.VENV / "pyvenv.cfg").write_text("home = /usr/bin\nuv = 0.13.9\n")
-    (create_venv.VENV / "bin" / "activate").write_text(f"VIRTUAL_ENV='{create_venv.VENV}'")
-    before = sorted(create_venv.VENV.rglob("*"))
-    with pytest.raises(SystemExit, match="^course: .*was made by uv"):
-        setup()
-    there.add("uv")
+    for found, words, told in (
+        (None, [], ".*was made by uv"),
+        ("uv", ["--torch", "cpu"], "uv takes"),
+    ):
+        monkeypatch.setattr(create_venv.shutil, "which", lambda name, found=found: found)
+        with pytest.raises(SystemExit, match=f"^course: {told}"):
+            setup(*words)
     assert setup("--tests") == [["uv", "sync", "--inexact", "--group", "test"]]
-    with pytest.raises(SystemExit, match="^course: uv takes PyTorch without CUDA"):
-        setup("--torch", "cuda")
-    assert sorted(create_venv.VENV.rglob("*")) == before
-    (create_venv.VENV / "bin" / "activate").write_text("VIRTUAL_ENV='/elsewhere/.venv'")
+    assert activate.exists()
+    activate.write_text("VIRTUAL_ENV='/elsewhere/.venv'")
     assert len(setup()) == 1 and not create_venv.VENV.exists()
 
 
 def test_what_uv_run_has_changed_is_brought_back_only_where_uv_is_not(setup, monkeypatch):
-    there = set()
-    monkeypatch.setattr(create_venv.shutil, "which", lambda name: name in there)
     below = create_venv.VENV / ("Lib" if os.name == "nt" else "lib/python3.11") / "site-packages"
     setup()
     (below / "zuko-1.dist-info").mkdir(parents=True)
     (below / "zuko-1.dist-info" / "INSTALLER").write_text("uv")
     change_constraints()
-    assert len(setup()) == 4
-    there.add("uv")
-    assert setup() == [["uv", "sync", "--inexact"]]
+    for found, steps in (None, 4), ("uv", 1):
+        monkeypatch.setattr(create_venv.shutil, "which", lambda name, found=found: found)
+        assert len(setup()) == steps
 
 
 # ------------------------------------------------------------------ one line for each obstacle

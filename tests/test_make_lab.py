@@ -1,18 +1,14 @@
 """``make lab``, and what Jupyter's server does for the course wherever it is installed."""
 
-import contextlib
 import json
 import shutil
 import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
-from unittest import mock
 
 import pytest
-from tornado.web import HTTPError
 
-from course_utils.jupyter import saving
 from tests.browser import artefacts, chromium
 from tests.jupyter_server import TOKEN, ask, jupyterlab, served
 from tests.requirements import with_make
@@ -93,16 +89,3 @@ def test_a_reader_sees_the_first_page_as_text_and_a_click_opens_an_own_copy(home
         page.wait_for_selector(".jp-NotebookPanel .jp-CodeCell")
         assert page.locator(".jp-NotebookPanel .jp-OutputArea-output img").count() == 0
         page.screenshot(path=artefacts("first page") / "copy.png")
-
-
-@pytest.mark.parametrize("free", [0.0, 1.9, 2.1])
-def test_a_save_that_does_not_fit_is_refused_before_anything_is_overwritten(tmp_path, free):
-    content = {"cells": [{"source": "x" * 1000}]}
-    size = len(json.dumps(content, indent=1))
-    manager = mock.Mock(root_dir=str(tmp_path))
-    refused = (
-        pytest.raises(HTTPError, match="disk is full") if free < 2 else contextlib.nullcontext()
-    )
-    with mock.patch.object(saving.shutil, "disk_usage", lambda path: mock.Mock(free=free * size)):
-        with refused:
-            saving.refuse_what_does_not_fit({"content": content}, "a.ipynb", manager)
