@@ -76,7 +76,8 @@ def needs() -> list[str]:
 def python() -> Iterator[Line]:
     """Version and whether it is the course's own environment."""
     activate = Path(sys.prefix) / "bin" / "activate"  # uv does not notice that a .venv was moved
-    if activate.is_file() and os.fsencode(sys.prefix) not in activate.read_bytes():
+    names = map(os.fsencode, (sys.prefix, os.path.realpath(sys.prefix)))
+    if activate.is_file() and not any(name in activate.read_bytes() for name in names):
         yield FAILURE, f"{sys.prefix} was made in another folder", again("course-utils")
     level = OK if sys.version_info >= (3, 11) else FAILURE
     yield (

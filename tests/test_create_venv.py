@@ -333,6 +333,11 @@ def test_somebody_elses_environment_is_kept_and_a_link_is_followed(course, tmp_p
     venv.symlink_to(tmp_path / "elsewhere")
     assert "environment ready" in course() and venv.is_symlink()
     assert installed(course.folder)[0] == course.folder
+    check = [venv / create_venv.PYTHON.relative_to(create_venv.VENV), "-m", "course_utils"]
+    done = [subprocess.run([*check, "python"], cwd=course.folder).returncode]
+    activate = venv / "bin" / "activate"  # as uv leaves it when its folder is renamed
+    activate.write_text(activate.read_text().replace("elsewhere", "renamed"))
+    assert [*done, subprocess.run([*check, "python"], cwd=course.folder).returncode] == [0, 1]
 
 
 @pytest.mark.slow

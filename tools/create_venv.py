@@ -210,9 +210,9 @@ def update_with_uv(torch: str, tests: bool) -> None:
         stop(f"{VENV} was made by uv, which is not here. Remedy: remove it, then call again")
     if torch != "auto":
         stop("uv takes PyTorch without CUDA, and with UV_NO_SOURCES=1 the other. Remedy: say that")
-    activate = VENV / "bin" / "activate"
-    if activate.is_file() and os.fsencode(str(VENV)) not in activate.read_bytes():
-        shutil.rmtree(VENV)
+    activate, names = VENV / "bin" / "activate", map(str, (VENV, VENV.resolve()))
+    if activate.is_file() and not any(os.fsencode(n) in activate.read_bytes() for n in names):
+        shutil.rmtree(str(VENV.resolve()))
     command = ["uv", "sync", "--inexact", *(["--group", "test"] if tests else [])]
     if subprocess.run(command, cwd=ROOT).returncode:
         stop("uv could not bring the environment up to date (see above)")
