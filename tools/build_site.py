@@ -23,7 +23,8 @@ from tools import catalogue, fill_pages, marked, npm
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PICTURE = "flows/moons"  # of a notebook: what the README shows
-ELSEWHERE = shutil.ignore_patterns(".*", "build", "node_modules", "__pycache__", "*.egg-info")
+BUILT = ("build", "work", "wheels", "node_modules", "__pycache__", "*.egg-info")
+ELSEWHERE = shutil.ignore_patterns(".*", *BUILT)
 
 
 def picture() -> bytes:
