@@ -52,7 +52,7 @@ def steps(text: str) -> tuple[list[str], list[str]]:
 def copy_repository(target: Path) -> None:
     """Files that git knows or would take, as they are now; without git, all that are not built."""
     if not (ROOT / ".git").exists():
-        built = (".venv", "build", "work", "node_modules", "__pycache__", ".*_cache")
+        built = (".venv", "build", "work", "wheels", "node_modules", "__pycache__", ".*_cache")
         shutil.copytree(ROOT, target, ignore=shutil.ignore_patterns(*built), dirs_exist_ok=True)
         return
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]

@@ -142,6 +142,11 @@ def write(path: Path, text: str) -> None:
         draft.unlink(missing_ok=True)
 
 
+def save(path: Path, notebook: dict) -> None:
+    """Write a notebook, as Jupyter would."""
+    write(path, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
+
+
 def free_name(path: Path) -> Path:
     """This file name, or if it is taken the next with today's date in it."""
     today, number = f"{path.stem}-{datetime.date.today().isoformat()}", 1
@@ -186,7 +191,7 @@ def make(course: Path = ROOT) -> list[str]:
             if answers := carry_over([old for _, old in copies], new):
                 line += f"; answers to exercises that came along: {answers}"
             new["metadata"]["language_info"] = LANGUAGE
-            write(path, json.dumps(new, indent=1, ensure_ascii=False) + "\n")
+            save(path, new)
             current, told = [path], [*told, line]
         link = quote(current[-1].relative_to(work).as_posix())
         page = page.replace(f"]({original.name})", f"]({link})")
@@ -210,14 +215,16 @@ def notice(tag: str) -> None:
     here = Path(os.environ.get("JPY_SESSION_NAME", ""))
     name, version = origin(read(here))
     original = ROOT / "notebooks" / f"{name}.ipynb"
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     if name and original.is_file():
         if origin(fresh(original)) != (name, version):
             print(f"This copy of {original.name} is older than the course.")
             print("START.md has a link to the new one, with your answers to the exercises.")
-    elif here.parent == ROOT / "notebooks":
+        return
+    if here.parent == ROOT / "notebooks":
         print(f"This file is the course's own; yours is in {ROOT / 'work'}, see START.md there.")
-    elif tag != f"v{project['version']}":
+        return
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    if tag != f"v{project['version']}":
         print(f"This notebook belongs to {tag} of the course, but v{project['version']} is here.")
 
 

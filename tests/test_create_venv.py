@@ -376,6 +376,8 @@ def test_uv_takes_the_tested_versions_of_what_the_course_names():
         {(canonicalize_name(pin.name), str(pin.specifier), str(pin.marker)) for pin in pins}
         for pins in (map(Requirement, lines), wheels.PINS)
     )
+    [index] = wheels.PROJECT["tool"]["uv"]["index"]
+    assert index["url"] == create_venv.CPU_WHEELS
     assert own <= all_pins and wheels.NEEDED <= {name for name, _, _ in own}
 
 

@@ -13,6 +13,7 @@ import subprocess
 from datetime import date
 from pathlib import Path
 
+from tools import create_venv
 from tools.catalogue import table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,7 +24,8 @@ SYSTEMS = {  # what uv calls a platform, and what Python calls it
     "Windows, x86-64": ("x86_64-pc-windows-msvc", "Windows", "AMD64"),
     "macOS 14, Apple chips": ("aarch64-apple-darwin", "Darwin", "arm64"),
 }
-PYTHONS = ("3.11", "3.12", "3.13", "3.14", "3.15")
+OLDEST, NEWEST = create_venv.PYTHONS
+PYTHONS = [f"3.{minor}" for minor in range(OLDEST[1], NEWEST[1] + 1)]
 OPTIONS = "--quiet --no-header --no-annotate --no-progress --only-binary :all:"
 NO_WHEEL = re.compile(r"([\w.-]+)(?:[=<>!~][^ ]*)? has no (?:usable )?wheels")
 

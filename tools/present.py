@@ -50,7 +50,7 @@ def copy_with_results(original: Path, work: Path) -> Path:
     notebook["metadata"]["presented"] = version
     work.mkdir(exist_ok=True)
     path = copies.free_name(work / f"{original.stem}-with-results.ipynb")
-    copies.write(path, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
+    copies.save(path, notebook)
     return path
 
 
