@@ -1,5 +1,7 @@
 """Say whether this machine is ready for the course: ``python -m course_utils [CHECK ...]``.
 
+``python -m course_utils progress [--json]`` says instead which exercises are solved.
+
 It starts with the standard library alone, so that it can name whatever else is broken.
 """
 
@@ -271,6 +273,11 @@ def lines(check: Callable[[], Iterator[Line]]) -> Iterator[Line]:
 
 def main(names: Sequence[str] = ()) -> int:
     """Print one line per fact, of named checks only what is not ok; return 1 after a failure."""
+    if names[:1] == ["progress"]:
+        from course_utils import progress
+
+        progress.report(course(), names[1:] == ["--json"])
+        return 0
     known = {check.__name__: check for check in CHECKS}
     if unknown := [name for name in names if name not in known]:
         raise SystemExit(f"course: no check is called {unknown[0]}, but {', '.join(known)}")

@@ -9,7 +9,6 @@ exercises' cells; it takes the place of a copy that was neither written into nor
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import json
 import os
@@ -21,6 +20,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from course_utils.data.files import command
+from course_utils.saved import free_name, write
 
 ROOT = Path(__file__).resolve().parents[1]
 WHAT = re.compile(r"\bcheck_\w+")  # names an exercise
@@ -132,29 +132,9 @@ def carry_over(copies: list[dict], new: dict) -> int:
     return found
 
 
-def write(path: Path, text: str) -> None:
-    """Write all of a file, or nothing."""
-    draft = path.with_name(path.name + ".draft")
-    try:
-        draft.write_text(text, encoding="utf-8", newline="\n")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
 def save(path: Path, notebook: dict) -> None:
     """Write a notebook, as Jupyter would."""
     write(path, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
-
-
-def free_name(path: Path) -> Path:
-    """This file name, or if it is taken the next with today's date in it."""
-    today, number = f"{path.stem}-{datetime.date.today().isoformat()}", 1
-    found = path
-    while os.path.lexists(found):
-        found = path.with_stem(today if number == 1 else f"{today}-{number}")
-        number += 1
-    return found
 
 
 def make(course: Path = ROOT) -> list[str]:
@@ -199,9 +179,9 @@ def make(course: Path = ROOT) -> list[str]:
         title, _, rest = page.partition("\n")
         page = "\n\n".join([title, "**New since you were here:**", *news, rest.strip(), ""])
     # A terminal may know another Python, or none, and another course.
-    tools = ("course_utils.copies", str(course)), ("course_utils",)
-    for words in tools:
-        page = page.replace(f"`python -m {words[0]}`", f"`{command(sys.executable, '-m', *words)}`")
+    for words in ("course_utils.copies", "course_utils progress", "course_utils"):
+        typed = [*words.split(), *([str(course)] if words.endswith("copies") else [])]
+        page = page.replace(f"`python -m {words}`", f"`{command(sys.executable, '-m', *typed)}`")
     write(work / "START.md", page)
     return told
 

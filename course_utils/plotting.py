@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from IPython import get_ipython
 from matplotlib.axes import Axes
 from torch import Tensor
 
@@ -28,7 +29,14 @@ PALETTE = {
 
 
 def use_course_style() -> None:
-    """Set the style of every later figure: readable from the last row, colour-safe."""
+    """Set the style of every later figure: readable from the last row, colour-safe.
+
+    In a notebook figures are shown in it, whatever a user's own settings say.
+    """
+    shell = get_ipython()
+    if hasattr(shell, "kernel"):
+        shell.run_line_magic("matplotlib", "inline")
+    plt.rcdefaults()
     plt.rcParams.update(
         {
             "figure.figsize": (8, 4),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from course_utils.validation import is_whole, require
 
 if TYPE_CHECKING:
     import torch
+    from tqdm import tqdm
 
 # More threads than this only add waiting to networks of the course's size.
 MOST_THREADS = 4
@@ -100,3 +102,20 @@ def set_threads(n: int | None = None) -> int:
     require(is_whole(n, 1, THREADS_LIMIT), "n", f"positive, at most {THREADS_LIMIT}", n)
     torch.set_num_threads(int(n))
     return torch.get_num_threads()
+
+
+def bar(values: Iterable, **options: Any) -> tqdm:
+    """Show how far a loop has come; ``set_postfix(loss=...)`` of what it returns shows more.
+
+    Args:
+        values: What to loop over.
+        options: Of ``tqdm``, such as ``desc`` or ``disable``.
+
+    Returns:
+        The same values, on ordinary output: that of errors has the colour of one.
+    """
+    import sys
+
+    from tqdm import tqdm
+
+    return tqdm(values, **{"file": sys.stdout, "leave": False, "mininterval": 0.5} | options)

@@ -16,7 +16,7 @@
 #
 # {{timetable}}
 #
-# {{exercises}}; each says how long. No GPU is needed: the networks
+# {{ways}}; each says how long. No GPU is needed: the networks
 # are small. Everything runs on one unchanged, where it was not timed.
 #
 # **Data.** Wine Quality (Cortez et al. 2009), UCI,

@@ -20,7 +20,7 @@
 #
 # {{timetable}}
 #
-# {{exercises}}; each says how long.
+# {{ways}}; each says how long.
 #
 # **Data.** Two moons, drawn by `course_utils.data.make_two_moons`: artificial, so that the true
 # density is known. No licence is needed.
@@ -161,7 +161,7 @@ assert abs(torch.trapezoid(without_bars, x) + 1) < 1e-3
 # %% tags=["exercise"]
 def my_lognormal(x: Tensor) -> Tensor:
     """x (n,), positive -> log p_x(x) (n,), in nats."""
-    ...
+    return ...
 
 
 checks.check_lognormal(my_lognormal)
@@ -275,7 +275,7 @@ assert torch.allclose(by_hand, dist.Normal(1.0, 2.0).log_prob(x))
 # %% tags=["exercise"]
 def my_log_prob(x: Tensor, transforms: list) -> Tensor:
     """x (n,) under transforms z -> x of a standard normal -> log density (n,), in nats."""
-    ...
+    return ...
 
 
 checks.check_transformed_log_prob(my_log_prob)
@@ -427,7 +427,7 @@ _ = fig.colorbar(right.images[-1], ax=right, shrink=0.75, label="per unit area")
 # %% tags=["exercise"]
 def my_entropy(x: Tensor) -> Tensor:
     """x (n, 2) -> estimated entropy (), in nats."""
-    ...
+    return ...
 
 
 checks.check_entropy(my_entropy)
@@ -660,7 +660,7 @@ assert abs(mass - 1) < 0.005
 # %% tags=["exercise"]
 def my_log_det(x: Tensor, steer) -> Tensor:
     """x (n, 2m) -> log |det ∂z/∂x| (n,)."""
-    ...
+    return ...
 
 
 checks.check_coupling_log_det(my_log_det)
@@ -694,7 +694,7 @@ assert checks.check_coupling_log_det(solution_log_det)
 # %% tags=["exercise"]
 def my_inverse(z: Tensor, steer) -> Tensor:
     """z (n, 2m) -> x (n, 2m)."""
-    ...
+    return ...
 
 
 checks.check_coupling_inverse(my_inverse)
@@ -1465,7 +1465,7 @@ assert all(ax.images[0].origin == "lower" for ax in axes)
 # %% tags=["exercise"]
 def my_conditional(x: Tensor, moon: Tensor, log_scale: Tensor, shift: Tensor) -> Tensor:
     """x (n, d), moon (n,) int64, parameters (2, d) -> log q(x | moon) (n,), in nats."""
-    ...
+    return ...
 
 
 checks.check_conditional(my_conditional)

@@ -21,7 +21,7 @@
 #
 # {{timetable}}
 #
-# {{exercises}}; each says how long.
+# {{ways}}; each says how long.
 #
 # **Data.** MNIST, 28 × 28 pixels, Yann LeCun, Corinna Cortes and Christopher Burges, CC BY-SA 3.0.
 # The course bundles 16,000 training, 2,000 validation and 2,000 test digits.

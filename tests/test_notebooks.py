@@ -14,7 +14,7 @@ from tools import build_notebooks, build_site, catalogue, fill_pages, notebook_s
 from tools.notebook_sources import code_cells, tags
 
 NAMES = catalogue.files()
-TAGS = {"alone", "parameters", "exercise", "solution", "slides"}
+TAGS = {"alone", "parameters", "exercise", "solution", "reference", "answer", "slides"}
 TAGS |= {"nbval-check-output", "raises-exception"}
 MARKS = re.compile(r"(picture|mistake)-\w+")
 SLIDES = {"slide", "subslide", "fragment", "skip", "notes", "-"}
@@ -83,7 +83,8 @@ def test_a_cell_fits_on_the_screen(name):
     for cell in code_cells(built(name)):
         lines = [line for line in cell.source.splitlines() if line.strip()]
         code = [line for line in lines if not line.lstrip().startswith("#")]
-        assert "solution" in tags(cell) or len(code) <= SCREEN, cell.source
+        folded = {"solution", "reference"} & set(tags(cell))
+        assert folded or len(code) <= SCREEN, cell.source
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -117,10 +118,12 @@ def test_exercises_have_stub_check_hints_and_a_folded_solution(name):
     assert len(stubs) == len(catalogue.find(name).exercises)
     for begin, end in zip(stubs, [*stubs[1:], len(cells)], strict=True):
         (check,) = notebook_sources.CHECK.finditer(cells[begin].source)
-        solutions = [cell for cell in cells[begin:end] if "solution" in tags(cell)]
+        folded = {"solution": "# Solution", "reference": "# The course's own version"}
+        solutions = [cell for cell in cells[begin:end] if set(folded) & set(tags(cell))]
         asserted = [f"assert {check['check']}(" in cell.source for cell in solutions]
         assert any(asserted)
         for cell in solutions:
-            assert cell.source.startswith("# Solution") and cell.metadata.jupyter.source_hidden
+            assert cell.source.startswith(folded[tags(cell)[0]])
+            assert cell.metadata.jupyter.source_hidden
         hints = [cell.source for cell in cells[begin:end] if "<details>" in cell.source]
         assert hints and all("<summary>" in hint for hint in hints)

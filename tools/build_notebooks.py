@@ -11,7 +11,9 @@ is refused, and nothing is written.
 
 import argparse
 import ast
+import base64
 import hashlib
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
+from PIL import Image
 
 from tools import catalogue, notebook_sources
 from tools.notebook_sources import code_cells
@@ -27,6 +30,7 @@ from tools.run_notebook import execute
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "course_utils"
 PROGRESS = re.compile(r"^[^\n]*\d+%\|.*$|^\s*$|^[^\n]*\d+it \[.*$")
+BAR = re.compile(r".*\d+%\||.*\d+it \[|[\r ]+$")  # of progress, or what wiped it out
 LANGUAGE = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python"}
 
 
@@ -117,7 +121,10 @@ def digest(parts: list) -> str:
 
 
 def tidy(notebook: NotebookNode) -> None:
-    """Drop what is gone with the kernel (widgets, progress bars); refuse warnings."""
+    """Drop what is gone with the kernel (widgets, progress bars); refuse warnings.
+
+    A picture gets the alternative text that its cell has in the metadata ``alt``, and a palette.
+    """
     for cell in code_cells(notebook):
         kept = []
         for output in cell.outputs:
@@ -126,9 +133,33 @@ def tidy(notebook: NotebookNode) -> None:
                 loud = [line for line in lines if not PROGRESS.match(line)]
                 if loud:
                     raise SystemExit(f"a cell writes to stderr: {loud[:3]}\n{cell.source}")
-            elif "application/vnd.jupyter.widget-view+json" not in output.get("data", {}):
-                kept.append(output)
+                continue
+            if "text" in output:
+                output.text = "".join(
+                    line for line in re.split(r"(?<=[\r\n])", output.text) if not BAR.match(line)
+                )
+                if not output.text:
+                    continue
+            data = output.get("data", {})
+            widget = data.pop("application/vnd.jupyter.widget-view+json", None)
+            if widget and "text/html" not in data:  # nothing that can be seen without its kernel
+                continue
+            if "image/png" in data:
+                if not cell.metadata.get("alt"):
+                    raise SystemExit(f"a cell with a picture needs alt=\"…\":\n{cell.source}")
+                data["image/png"] = smaller(data["image/png"])
+                output.metadata["image/png"] = {"alt": cell.metadata.alt}
+            kept.append(output)
         cell.outputs = kept
+
+
+def smaller(picture: str) -> str:
+    """The same PNG, in base 64, with a palette of 256 colours where that saves space."""
+    image = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")
+    buffer = io.BytesIO()
+    image.quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    found = base64.b64encode(buffer.getvalue()).decode()
+    return min(found, picture.replace("\n", ""), key=len)
 
 
 def seconds_of_sections(notebook: NotebookNode, spent: dict[str, float]) -> dict[str, float]:

@@ -15,7 +15,7 @@ import nbformat
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 CATALOGUE = NOTEBOOKS / "catalogue.toml"
-HEADING = re.compile(r"^## (\d+) (.+)$", re.MULTILINE)
+HEADING = re.compile(r"^## (\d+) (.+?)(?: · (?:core|deeper))?$", re.MULTILINE)
 EXERCISE = re.compile(r"^### Exercise (\w+): (.+) \((\d+) minutes\)$", re.MULTILINE)
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
@@ -27,7 +27,7 @@ class Section(NamedTuple):
     title: str
     minutes: int  # to read and run
     core: bool = False  # part of the short path
-    lecture: bool = False  # opened in the lecture
+    demo: bool = False  # shown in the lecture of 90 minutes
 
 
 class Exercise(NamedTuple):
@@ -61,6 +61,11 @@ class Notebook(NamedTuple):
     def minutes(self) -> int:
         """To read and run all sections."""
         return sum(section.minutes for section in self.sections)
+
+    @property
+    def core_minutes(self) -> int:
+        """To read and run the core."""
+        return sum(section.minutes for section in self.sections if section.core)
 
     @property
     def exercises(self) -> list[Exercise]:
@@ -159,18 +164,27 @@ def computing(notebook: Notebook) -> str:
 def timetable(notebook: Notebook, took: dict[str, float]) -> str:
     """Sections of a notebook with their minutes, and what their cells took, for its first page."""
     rows = [
-        [f"{part.number} {part.title}", f"{part.minutes}", seconds(took.get(part.title))]
+        [f"{part.number} {part.title}", path(part), f"{part.minutes}", seconds(took.get(part.title))]
         for part in notebook.sections
     ]
-    return table(["section", "minutes to read and run", "seconds of computing"], rows)
+    return table(["section", "path", "minutes to read and run", "seconds of computing"], rows)
 
 
-def exercises(notebook: Notebook) -> str:
-    """How many exercises, and how long they take."""
+def path(part: Section) -> str:
+    """Which of the two ways through a notebook a section belongs to."""
+    return "core" if part.core else "deeper"
+
+
+def ways(notebook: Notebook) -> str:
+    """The short way and the whole one, in a sentence."""
+    core = f"**Core:** {notebook.core_minutes} minutes. It needs none of the sections marked *deeper*"
     count = len(notebook.exercises)
     words = NUMBERS[count] if count < len(NUMBERS) else str(count)
     what = "exercise takes" if count == 1 else f"{words} exercises take"
-    return f"The {what} another {notebook.exercise_minutes} minutes"
+    return (
+        f"{core}. All sections: {notebook.minutes} minutes. "
+        f"The {what} another {notebook.exercise_minutes} minutes"
+    )
 
 
 if __name__ == "__main__":

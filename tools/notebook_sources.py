@@ -14,6 +14,7 @@ from tools.quoted import QUOTED
 
 FIRST_CELL = Path(__file__).with_name("first_cell.py")
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+FIRST = "picture-first"  # tag of the cell whose picture stands on a notebook's first screen
 CHECK = re.compile(r"^(?:assert )?(?P<check>[\w.]*\bcheck_\w+)\((?P<answer>\w+)\)", re.MULTILINE)
 
 
@@ -31,7 +32,7 @@ def read(name: str) -> NotebookNode:
     """The notebook that a source describes, with cell ids that follow the text.
 
     What stands in double braces comes from the catalogue (``{{title}}``, ``{{timetable}}`` and
-    ``{{exercises}}``) or from a stored measurement (see ``tools.quoted``). Before the first cell of
+    ``{{ways}}``) or from a stored measurement (see ``tools.quoted``). Before the first cell of
     code stands that of ``tools/first_cell.py``.
     """
     return parse(catalogue.find(name))
@@ -44,7 +45,7 @@ def parse(entry: catalogue.Notebook, seconds: dict[str, float] | None = None) ->
     generated = {
         "title": f"{entry.title}: {entry.topic}",
         "timetable": catalogue.timetable(entry, seconds or entry.seconds),
-        "exercises": catalogue.exercises(entry),
+        "ways": catalogue.ways(entry),
     }
     generated |= {key: text() for key, text in QUOTED.items()}
     notebook.cells.insert(notebook.cells.index(code_cells(notebook)[0]), first_cell())
@@ -58,6 +59,45 @@ def parse(entry: catalogue.Notebook, seconds: dict[str, float] | None = None) ->
             for key, text in generated.items():
                 cell.source = cell.source.replace("{{" + key + "}}", text)
     check_sections(entry, notebook)
+    mark_sections(entry, notebook)
+    attach_picture(entry, notebook)
+    return notebook
+
+
+def mark_sections(entry: catalogue.Notebook, notebook: NotebookNode) -> None:
+    """Say in each heading whether its section belongs to the core."""
+    ways = {part.title: catalogue.path(part) for part in entry.sections}
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = catalogue.HEADING.sub(
+                lambda found: f"## {found[1]} {found[2]} · {ways[found[2]]}", cell.source
+            )
+
+
+def attach_picture(entry: catalogue.Notebook, notebook: NotebookNode) -> None:
+    """Put the notebook's best picture, of the run that is stored, where ``{{picture}}`` stands."""
+    if "{{picture}}" not in notebook.cells[0].source:
+        return
+    (first,) = (cell for cell in code_cells(notebook) if FIRST in tags(cell))
+    notebook.cells[0].source = notebook.cells[0].source.replace(
+        "{{picture}}", f"![{first.metadata.alt}](attachment:picture.png)"
+    )
+    stored = nbformat.read(entry.built, as_version=4) if entry.built.is_file() else notebook
+    for cell in code_cells(stored):
+        for output in cell.outputs if FIRST in tags(cell) else ():
+            if "image/png" in output.get("data", {}):
+                image = {"image/png": output.data["image/png"]}
+                notebook.cells[0].attachments = NotebookNode({"picture.png": image})
+
+
+def core(notebook: NotebookNode) -> NotebookNode:
+    """Leave only what stands before the first section, and the sections of the core."""
+    kept, way = [], "core"
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and (found := catalogue.HEADING.search(cell.source)):
+            way = found[0].rpartition(" · ")[2]
+        kept += [cell] if way == "core" else []
+    notebook.cells = kept
     return notebook
 
 
@@ -85,12 +125,13 @@ def check_sections(entry: catalogue.Notebook, notebook: NotebookNode) -> None:
 def type_in(notebook: NotebookNode) -> NotebookNode:
     """Put each solution into its stub, as a student would who has solved everything.
 
-    A stub ends in ``check_…(my_answer)``; the solution that asserts the same check answers it.
+    A stub ends in ``check_…(my_answer)``; the solution that asserts the same check answers it, or
+    the course's own version, which the student's version of the notebook keeps.
     What is typed in must pass: the stub's cell fails if its check is not content.
     """
     solved = {}
     for cell in code_cells(notebook):
-        if "solution" in tags(cell):
+        if {"solution", "reference"} & set(tags(cell)):
             for found in CHECK.finditer(cell.source):
                 solved[found["check"]] = cell.source[: found.start()].rstrip(), found["answer"]
     for cell in code_cells(notebook):

@@ -1,6 +1,6 @@
 """Run a notebook from its source with other parameters; nothing is written unless asked.
 
-    python -m tools.run_notebook NAME [--seed 3] [--threads 1] [--set STEPS=200] [--save FILE]
+    python -m tools.run_notebook NAME [--seed 3] [--threads 1] [--set STEPS=200] [--core] [--save FILE]
 
 Prints the ten slowest cells and, as the last line, time and peak memory of the kernel as JSON.
 """
@@ -79,11 +79,12 @@ def override(notebook: NotebookNode, parameters: dict) -> None:
     raise SystemExit("course: no cell is tagged parameters")
 
 
-def run(name: str, parameters: dict, save: Path | None) -> None:
+def run(name: str, parameters: dict, save: Path | None = None, *, core: bool = False) -> None:
     """Execute with other parameters and report seconds per cell and peak memory."""
     import resource  # not on Windows, where only this command is missing
 
     notebook = notebook_sources.read(name)
+    notebook = notebook_sources.core(notebook) if core else notebook
     override(notebook, parameters)
     cells: list[tuple[float, str]] = []
 
@@ -117,6 +118,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--core", action="store_true", help="only the sections of the core")
     parser.add_argument("--save", type=Path, help="keep the executed notebook here")
     arguments = parser.parse_args()
     parameters = {} if arguments.seed is None else {"SEED": arguments.seed}
@@ -125,7 +127,7 @@ def main() -> None:
         parameters[key] = ast.literal_eval(value)
     if arguments.threads:
         parameters["THREADS"] = arguments.threads
-    run(arguments.name, parameters, arguments.save)
+    run(arguments.name, parameters, arguments.save, core=arguments.core)
 
 
 if __name__ == "__main__":

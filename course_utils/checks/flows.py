@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from course_utils.checks.judge import Verdict, judge
+from course_utils.checks.judge import Verdict, exercise, judge
 
 
 def _noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).double()
 
 
+@exercise
 def check_lognormal(answer: Any) -> Verdict:
     """Log density of exp(z), z standard normal: (n,) -> (n,), nats."""
     normal, library = torch.distributions.Normal(0.0, 1.0), torch.distributions.LogNormal(0.0, 1.0)
@@ -26,6 +27,7 @@ def check_lognormal(answer: Any) -> Verdict:
     return judge(answer, library.log_prob, cases, traps=traps, praise="a change of variables.")
 
 
+@exercise
 def check_transformed_log_prob(answer: Any) -> Verdict:
     """Log density under transforms z -> x of a standard normal: (n,), list -> (n,), nats."""
     d = torch.distributions
@@ -44,6 +46,7 @@ def check_transformed_log_prob(answer: Any) -> Verdict:
     return judge(answer, score, cases, traps=traps, praise="now it integrates to one.")
 
 
+@exercise
 def check_entropy(answer: Any) -> Verdict:
     """Kozachenko-Leonenko estimate of the entropy: (n, 2) -> (), nats."""
 
@@ -69,6 +72,7 @@ def _coupling_cases() -> list[tuple]:
     return [(_noise(5, 4), steer), (_noise(3, 6, seed=1), steer)]
 
 
+@exercise
 def check_coupling_log_det(answer: Any) -> Verdict:
     """log |det| of z_moved = (x_moved - t) exp(-s): (n, 2m), steer -> (n,)."""
 
@@ -83,6 +87,7 @@ def check_coupling_log_det(answer: Any) -> Verdict:
     return judge(answer, lambda x, g: -scale(x, g).sum(-1), cases, traps=traps, praise=praise)
 
 
+@exercise
 def check_coupling_inverse(answer: Any) -> Verdict:
     """x from z, z_moved = (x_moved - t) exp(-s): (n, 2m), steer -> (n, 2m)."""
 
@@ -101,6 +106,7 @@ def check_coupling_inverse(answer: Any) -> Verdict:
     return judge(answer, right, _coupling_cases(), traps=traps, praise=praise)
 
 
+@exercise
 def check_same_mask(answer: Any) -> Verdict:
     """KL in nats from the first coordinate of the moons (noise 0.05) to the best Gaussian."""
     angle = (torch.arange(400).double() + 0.5) * math.pi / 400
@@ -119,6 +125,7 @@ def check_same_mask(answer: Any) -> Verdict:
     return judge(answer, lambda: right, [()], traps=traps, praise=praise, rtol=8e-3)
 
 
+@exercise
 def check_conditional(answer: Any) -> Verdict:
     """log q(x | moon): (n, d), (n,), (2, d), (2, d) -> (n,), nats."""
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from course_utils.checks.judge import Verdict, judge
+from course_utils.checks.judge import Verdict, exercise, judge
 
 
 def _scales(rows: int, k: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -23,6 +23,7 @@ def _rate(mu: Tensor, sigma: Tensor) -> Tensor:
     return torch.distributions.kl_divergence(normal(mu, sigma), normal(0.0, 1.0))
 
 
+@exercise
 def check_gaussian_kl(answer: Any) -> Verdict:
     """KL(N(mu, diag sigma²) || N(0, I)): (n, k), (n, k) -> (n,), nats."""
     traps = [
@@ -35,6 +36,7 @@ def check_gaussian_kl(answer: Any) -> Verdict:
     return judge(answer, lambda m, s: _rate(m, s).sum(-1), cases, traps=traps, praise=praise)
 
 
+@exercise
 def check_reparametrise(answer: Any) -> Verdict:
     """mu + exp(log_sigma) eps: (n, k), (n, k), (s, n, k) -> (s, n, k)."""
     traps = [
@@ -71,6 +73,7 @@ def _cut(answer: Any, mu: Tensor, log_sigma: Tensor, eps: Tensor) -> str | None:
     return f"no gradient reaches `{lost[0]}`." if lost else None
 
 
+@exercise
 def check_ppca_posterior(answer: Any) -> Verdict:
     """Mean (n, k) above covariance (k, k) of p(z | x) in x = W z + s noise."""
 
@@ -89,6 +92,7 @@ def check_ppca_posterior(answer: Any) -> Verdict:
     return judge(answer, reference, cases, traps=traps, praise=praise)
 
 
+@exercise
 def check_vae_loss(answer: Any) -> Verdict:
     """Mean over rows of distortion + rate: (n, d), (n, d), (n, k), (n, k) -> (), nats."""
 
@@ -111,6 +115,7 @@ def check_vae_loss(answer: Any) -> Verdict:
     return judge(answer, loss, cases, traps=traps, praise=praise)
 
 
+@exercise
 def check_importance_bound(answer: Any) -> Verdict:
     """log mean exp of log_joint - log_q over the first axis: (s, n), (s, n) -> (n,), nats."""
 
@@ -129,6 +134,7 @@ def check_importance_bound(answer: Any) -> Verdict:
     return judge(answer, reference, cases, traps=traps, praise=praise)
 
 
+@exercise
 def check_active_units(answer: Any) -> Verdict:
     """Number of columns of mu (n, k) with variance over 0.01."""
     traps = [
@@ -143,6 +149,7 @@ def check_active_units(answer: Any) -> Verdict:
     )
 
 
+@exercise
 def check_continuous_bernoulli(answer: Any) -> Verdict:
     """Log density of the continuous Bernoulli, summed over pixels: (n, d), (n, d) -> (n,), nats."""
 

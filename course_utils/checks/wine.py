@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from course_utils.checks.judge import Verdict, judge
+from course_utils.checks.judge import Verdict, exercise, judge
 
 
 def _draws(s: int, n: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -17,6 +17,7 @@ def _draws(s: int, n: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     return torch.randn(n, generator=noise, dtype=torch.double), mean, 0.3 + scale.abs()
 
 
+@exercise
 def check_mixture_log_density(answer: Any) -> Verdict:
     """Log mean exp of Gaussian densities: (n,), (s, n), (s, n) -> (n,), nats."""
     normal = torch.distributions.Normal
@@ -35,6 +36,7 @@ def check_mixture_log_density(answer: Any) -> Verdict:
     return judge(answer, reference, [_draws(5, 3), _draws(2, 4, 1)], traps=traps, praise=praise)
 
 
+@exercise
 def check_kl_between_gaussians(answer: Any) -> Verdict:
     """KL(N(m1, s1²) || N(m2, s2²)): four tensors (n,) -> (n,), nats."""
     normal = torch.distributions.Normal
@@ -54,6 +56,7 @@ def check_kl_between_gaussians(answer: Any) -> Verdict:
     return judge(answer, reference, cases, traps=traps, praise="the price of every weight.")
 
 
+@exercise
 def check_minibatch_loss(answer: Any) -> Verdict:
     """-ELBO / n from a batch: (b,), (), n -> (), nats per datum."""
 
@@ -72,6 +75,7 @@ def check_minibatch_loss(answer: Any) -> Verdict:
     return judge(answer, reference, cases, traps=traps, praise="any batch size, the same loss.")
 
 
+@exercise
 def check_variance_parts(answer: Any) -> Verdict:
     """Aleatoric and epistemic variance: (s, n), (s, n) -> (2, n)."""
 
@@ -94,6 +98,7 @@ def check_variance_parts(answer: Any) -> Verdict:
     return judge(answer, reference, cases, traps=traps, praise="together they are the variance.")
 
 
+@exercise
 def check_coverage(answer: Any) -> Verdict:
     """Share of targets inside central intervals: (n,), (s, n), mass -> ()."""
 
@@ -116,6 +121,7 @@ def check_coverage(answer: Any) -> Verdict:
     return judge(answer, reference, cases, traps=traps, praise="count, do not believe.")
 
 
+@exercise
 def check_prior_prediction(answer: Any) -> Verdict:
     """Signs of the change of epistemic doubt, KL and ELBO under a ten times wider prior."""
     traps = [
@@ -127,6 +133,7 @@ def check_prior_prediction(answer: Any) -> Verdict:
     return judge(answer, lambda: right, [()], traps=traps, praise="wide priors are not harmless.")
 
 
+@exercise
 def check_score_probabilities(answer: Any) -> Verdict:
     """Probabilities of integer scores: (s, n), (s, n), (k,) -> (n, k)."""
 

@@ -42,6 +42,8 @@ def _load_jupyter_server_extension(server) -> None:
     server.contents_manager.register_pre_save_hook(refuse_what_does_not_fit)
     # jupytext may put another manager in its place, which reads this.
     server.config.FileContentsManager.pre_save_hook = refuse_what_does_not_fit
+    # Where LabApp.custom_css looks; a user's own custom.css comes first.
+    server.web_app.settings["static_custom_path"].append(str(Path(__file__).parent / "style"))
     # `!pip` in a notebook means the Python that Jupyter runs in.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     chosen = server.default_url != url_path_join(server.base_url, "lab")
