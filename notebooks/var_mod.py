@@ -438,7 +438,7 @@ assert missing[100][-1] > missing[10_000][-1]
 
 # %% tags=["exercise"]
 def my_gaussian_kl(mu, sigma):
-    return None  # replace this line by your code
+    return ...  # replace this by your code
 
 
 checks.check_gaussian_kl(my_gaussian_kl)
@@ -671,7 +671,7 @@ _ = axes[1].legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
 
 # %% tags=["exercise"]
 def my_ppca_posterior(x, w, s):
-    return None  # replace this line by your code
+    return ...  # replace this by your code
 
 
 checks.check_ppca_posterior(my_ppca_posterior)
@@ -788,7 +788,7 @@ assert ratio > 20 and ratio_baseline > 1
 
 # %% tags=["exercise"]
 def my_reparametrise(mu, log_sigma, eps):
-    return None  # replace this line by your code
+    return ...  # replace this by your code
 
 
 checks.check_reparametrise(my_reparametrise)
@@ -965,7 +965,7 @@ assert abs(loss_pyro - loss_plain) < 1e-3
 
 # %% tags=["exercise"]
 def my_vae_loss(x, logits, mu, sigma):
-    return None  # replace this line by your code
+    return ...  # replace this by your code
 
 
 checks.check_vae_loss(my_vae_loss)
@@ -1110,7 +1110,7 @@ _ = ipywidgets.interact(
 
 # %% tags=["exercise"]
 def my_importance_bound(log_joint, log_q):
-    return None  # replace this line by your code
+    return ...  # replace this by your code
 
 
 checks.check_importance_bound(my_importance_bound)
@@ -1381,7 +1381,7 @@ assert total / 2 < gain < total
 
 # %% tags=["exercise"]
 def my_active_units(mu):
-    return None  # replace this line by your code
+    return ...  # replace this by your code
 
 
 checks.check_active_units(my_active_units)
@@ -1557,7 +1557,7 @@ for ax, (name, m) in zip(axes, {"collapsed": collapsed, "cured": dial[1.0]}.item
 
 # %% tags=["exercise"]
 def my_continuous_bernoulli(x, logits):
-    return None  # replace this line by your code
+    return ...  # replace this by your code
 
 
 checks.check_continuous_bernoulli(my_continuous_bernoulli)
