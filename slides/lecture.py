@@ -1,13 +1,13 @@
 """The text of the lecture: its slides, its plan, and what the notebooks put into it.
 
 In ``lecture.md``, ``[[wine.gain]]`` is a result that the notebook of this nickname publishes in a
-cell tagged ``slides``. ``number``, ``file``, ``topic`` and ``section`` (the one that the lecture
-opens) come from the catalogue, and ``[[minutes]]`` from the notes of the same slide. The picture
+cell tagged ``slides``. ``number``, ``file``, ``topic`` and ``section`` (what the lecture shows of
+it) come from the catalogue, and so do the ``[[minutes]]`` of a visit to a notebook. The picture
 ``(wine/doubts.png)`` comes out of the cell tagged ``picture-doubts``.
 """
 
 import re
-from itertools import groupby
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,16 +35,16 @@ class Slide(NamedTuple):
         return found[1] if found else default
 
     @property
+    def visited(self) -> catalogue.Notebook | None:
+        """The notebook that this slide opens."""
+        found = re.search(r"\[\[(\w+)\.section\]\]", self.text)
+        return catalogue.find(found[1]) if found else None
+
+    @property
     def minutes(self) -> int:
-        return int(self.note(r"Minutes: (\d+)(?:, .*)?", "0"))
-
-    @property
-    def minutes_of_180(self) -> int:
-        return int(self.note(r"Minutes: \d+, or (\d+) of 180", str(self.minutes)))
-
-    @property
-    def break_of_180(self) -> int:
-        return int(self.note(r"Break: (\d+) of 180", "0"))
+        if self.visited:
+            return sum(part.minutes for part in self.visited.sections if part.demo)
+        return int(self.note(r"Minutes: (\d+)", "0"))
 
 
 def slides(text: str | None = None) -> list[Slide]:
@@ -95,7 +95,7 @@ def fact(name: str) -> str:
     if key == "number":
         return str(catalogue.files().index(notebook.file) + 1)
     if key == "section":
-        return next(f"{part.number} {part.title}" for part in notebook.sections if part.lecture)
+        return "*, *".join(f"{part.number} {part.title}" for part in notebook.sections if part.demo)
     results = [each[key] for each in put_out(notebook, "slides", MIME) if key in each]
     number = only(results, f"result {key!r}", notebook, "slides")
     return number.replace("-", "−").replace(" ", "\u00a0")  # never broken
@@ -109,37 +109,60 @@ def filled(text: str) -> str:
 def source() -> str:
     """All of ``lecture.md``, filled."""
     text = SOURCE.read_text(encoding="utf-8")
-    visits = (slide.minutes for slide in slides(text) if MINUTES in slide.text)
-    return filled(re.sub(re.escape(MINUTES), lambda found: str(next(visits)), text))
+    for slide in slides(text):
+        if slide.visited:  # both in the text and in the notes
+            text = text.replace(MINUTES, str(slide.minutes), 2)
+    return filled(text)
 
 
 # ------------------------------------------------------------------ the plan
 
 
-def plan(length: int) -> str:
-    """The plan for 90 minutes, or for 180, as a table: its parts, their minutes and slides."""
-    rows, clock = [], 0
+def timed(steps: list[tuple[int, str, str]], last: str) -> str:
+    """A table of steps with their minutes, beginning at 0:00."""
+    clock = accumulate((minutes for minutes, *_ in steps), initial=0)
+    rows = [
+        [f"{start // 60}:{start % 60:02}", str(minutes), *cells]
+        for start, (minutes, *cells) in zip(clock, steps, strict=False)
+    ]
+    return catalogue.table(["from", "minutes", "what", last], rows)
+
+
+def plan_of_90() -> str:
+    """The lecture: its parts with the notebooks' sections tagged ``demo``, minutes and slides."""
+    steps = []
     for _, group in groupby(slides(), lambda slide: slide.part):
         part = list(group)
         numbers = [str(part[0].number), str(part[-1].number)]
         what = part[0].note("Part: (.+)")
-        if length == 90 and (section := re.search(r"\[\[\w+\.section\]\]", part[0].text)):
-            what += f", section *{section[0]}*"
-        minutes = sum(each.minutes if length == 90 else each.minutes_of_180 for each in part)
-        steps = [(minutes, filled(what), "–".join(dict.fromkeys(numbers)))]
-        if length == 180 and part[-1].break_of_180:
-            steps.append((part[-1].break_of_180, "Break", ""))
-        for minutes, *cells in steps:
-            rows.append([f"{clock // 60}:{clock % 60:02}", str(minutes), *cells])
-            clock += minutes
-    return catalogue.table(["from", "minutes", "what", "slides"], rows)
+        if part[0].visited:
+            what += f", section *[[{part[0].visited.nickname}.section]]*"
+        minutes = sum(each.minutes for each in part)
+        steps.append((minutes, filled(what), "–".join(dict.fromkeys(numbers))))
+    return timed(steps, "slides")
+
+
+def plan_of_180() -> str:
+    """The hands-on: the cores of the notebooks that the lecture shows, exercises and breaks."""
+    found = [each for each in catalogue.load() if any(part.demo for part in each.sections)]
+    steps = [(5, "Open the notebook; how a section runs: predict, run, compare", "")]
+    left = 180 - 10 - 10 * (len(found) - 1) - sum(each.core_minutes for each in found)
+    for each in found:
+        core = [part for part in each.sections if part.core]
+        steps += [(part.minutes, f"{part.number} {part.title}", each.nickname) for part in core]
+        steps.append(
+            (left // len(found), "its exercises, in pairs; the rest at home", each.nickname)
+        )
+        steps.append((10, "Break", ""))
+    steps[-1] = (180 - sum(minutes for minutes, *_ in steps[:-1]), "What we saw; questions", "")
+    return timed(steps, "notebook")
 
 
 def summary() -> str:
     """How long the lecture is."""
     found = slides()
     minutes = sum(slide.minutes for slide in found)
-    visits = sum(slide.minutes for slide in found if MINUTES in slide.text)
+    visits = sum(slide.minutes for slide in found if slide.visited)
     return (
         f"The lecture between the notebooks: {len(found)} slides, {minutes} minutes, "
         f"{visits} of them in the notebooks."

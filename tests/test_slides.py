@@ -140,7 +140,16 @@ def test_notes_on_every_slide_and_ninety_minutes():
             assert len(slide.note(rf"{word}: (.+)").split()) >= 2, (slide.number, word)
         assert slide.minutes and slide.part, slide.number
     assert sum(slide.minutes for slide in SLIDES) == 90
-    assert sum(slide.minutes_of_180 + slide.break_of_180 for slide in SLIDES) == 180
+
+
+def test_the_hands_on_is_the_three_cores_in_180_minutes():
+    rows = re.findall(r"\| (\d+):(\d\d) \| (\d+) \| (.*?) \| (\w*) \|", lecture.plan_of_180())
+    starts = [60 * int(hour) + int(minute) for hour, minute, *_ in rows]
+    lengths = [int(row[2]) for row in rows]
+    assert starts == [sum(lengths[:k]) for k in range(len(rows))] and sum(lengths) == 180
+    taught = [each for each in catalogue.load() if any(part.demo for part in each.sections)]
+    wanted = [f"{p.number} {p.title}" for each in taught for p in each.sections if p.core]
+    assert [row[3] for row in rows if row[3] in wanted] == wanted and min(lengths) > 0
 
 
 def test_committed_files_were_built_from_this_source():

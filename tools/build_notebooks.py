@@ -146,7 +146,7 @@ def tidy(notebook: NotebookNode) -> None:
                 continue
             if "image/png" in data:
                 if not cell.metadata.get("alt"):
-                    raise SystemExit(f"a cell with a picture needs alt=\"…\":\n{cell.source}")
+                    raise SystemExit(f'a cell with a picture needs alt="…":\n{cell.source}')
                 data["image/png"] = smaller(data["image/png"])
                 output.metadata["image/png"] = {"alt": cell.metadata.alt}
             kept.append(output)

@@ -164,7 +164,12 @@ def computing(notebook: Notebook) -> str:
 def timetable(notebook: Notebook, took: dict[str, float]) -> str:
     """Sections of a notebook with their minutes, and what their cells took, for its first page."""
     rows = [
-        [f"{part.number} {part.title}", path(part), f"{part.minutes}", seconds(took.get(part.title))]
+        [
+            f"{part.number} {part.title}",
+            path(part),
+            f"{part.minutes}",
+            seconds(took.get(part.title)),
+        ]
         for part in notebook.sections
     ]
     return table(["section", "path", "minutes to read and run", "seconds of computing"], rows)
@@ -177,7 +182,9 @@ def path(part: Section) -> str:
 
 def ways(notebook: Notebook) -> str:
     """The short way and the whole one, in a sentence."""
-    core = f"**Core:** {notebook.core_minutes} minutes. It needs none of the sections marked *deeper*"
+    core = (
+        f"**Core:** {notebook.core_minutes} minutes. It needs none of the sections marked *deeper*"
+    )
     count = len(notebook.exercises)
     words = NUMBERS[count] if count < len(NUMBERS) else str(count)
     what = "exercise takes" if count == 1 else f"{words} exercises take"

@@ -24,11 +24,16 @@ IMAGES = (  # Binder, Codespaces, a JupyterHub, Colab
 )
 UNPUBLISHED = """Binder, Codespaces, Colab and a Hub need an address. Once the course is published,
 `make links REPO=owner/name` puts their badges on top of this page."""
-TIMES = ["reading and running", "exercises", "computing"]
+TIMES = ["core", "all of it", "exercises", "computing"]
 
 
 def times(each: Notebook) -> list[str]:
-    return [f"{each.minutes} min", f"{each.exercise_minutes} min", catalogue.computing(each)]
+    return [
+        f"{each.core_minutes} min",
+        f"{each.minutes} min",
+        f"{each.exercise_minutes} min",
+        catalogue.computing(each),
+    ]
 
 
 def overview(link: str = "`{0}`") -> str:
@@ -113,7 +118,10 @@ def guide() -> dict[str, str]:
         tasks = table(["exercise", "minutes"], [row(task) for task in each.exercises])
         return f"{table(['section', 'minutes'], sections)}\n\n{tasks}"
 
-    plans = {f"plan of {length} minutes": lecture.plan(length) for length in (90, 180)}
+    plans = {
+        "plan of 90 minutes": lecture.plan_of_90(),
+        "plan of 180 minutes": lecture.plan_of_180(),
+    }
     return plans | {f"{each.nickname} minutes": parts(each) for each in catalogue.load()}
 
 

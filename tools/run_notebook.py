@@ -1,6 +1,6 @@
 """Run a notebook from its source with other parameters; nothing is written unless asked.
 
-    python -m tools.run_notebook NAME [--seed 3] [--threads 1] [--set STEPS=200] [--core] [--save FILE]
+    python -m tools.run_notebook NAME [--seed 3] [--threads 1] [--set KEY=1] [--core] [--save FILE]
 
 Prints the ten slowest cells and, as the last line, time and peak memory of the kernel as JSON.
 """

@@ -22,6 +22,7 @@ TARGET = ROOT / "build" / "student"
 NEEDED = (
     *("course_utils", "data", "LICENSE", "LICENSE-CONTENT", "environment.yml", "constraints.txt"),
     *("pyproject.toml", "setup.py", "tools/create_venv.py", "notebooks/START.md"),
+    "notebooks/catalogue.toml",  # of which exercises there are
     *(".gitattributes", ".gitignore"),  # for a repository that a Hub pulls
     *("docs/student.md", "docs/picture.png", "slides/lecture.html", "slides/lecture.pdf"),
 )

@@ -75,12 +75,12 @@ def _limited(seconds: float) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    late, over = threading.Event(), threading.Event()
+    late, over, main = threading.Event(), threading.Event(), threading.get_ident()
 
     def stop(number, frame):
         raise _TooLong if late.is_set() else KeyboardInterrupt
 
-    def watch(main=threading.get_ident()):
+    def watch():
         while not over.wait(1.0 if late.is_set() else seconds):  # again, if it was ignored
             late.set()
             if hasattr(signal, "pthread_kill"):
