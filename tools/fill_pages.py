@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 from benchmarks import classes, measure, report
 from binder import rehearse
 from slides import lecture
-from tools import catalogue, mistakes, platforms
+from tools import catalogue, platforms
 from tools.catalogue import Notebook, Published, table
 from tools.marked import fill
 
@@ -143,7 +143,6 @@ PAGES: dict[str, Callable[[], dict[str, str]]] = {
     "docs/instructor.md": guide,
     "docs/slides.md": lambda: {"summary": lecture.summary()},
     "notebooks/START.md": lambda: {"notebooks": start_page()},
-    "docs/mistakes.md": mistakes.page,
 }
 
 

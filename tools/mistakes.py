@@ -15,11 +15,10 @@ from tools.notebook_sources import tags
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 SECTION = re.compile(r"^##+ (?!Exercise)(.+)$", re.MULTILINE)
-NAMES = ("data", "bayes", "autoencoder", "flows")
 
 
 def groups() -> dict[str, dict]:
-    """Names of the groups, and their mistakes by row; "open" holds the rows without a guard."""
+    """Titles of the groups, and their mistakes by row; "open" holds the rows without a guard."""
     return tomllib.loads((TESTS / "mistakes.toml").read_text(encoding="utf-8"))
 
 
@@ -53,16 +52,13 @@ def guards() -> dict[str, list[str]]:
     return dict(found)
 
 
-def page() -> dict[str, str]:
-    """The table of each group, for docs/mistakes.md."""
-    known = guards()
-    return {
-        name: catalogue.table(
-            ["row", "mistake", "what fails if it comes back"],
-            [
-                [row, text, "; ".join(known.get(row, ["*open: second edition*"]))]
-                for row, text in groups()[name].items()
-            ],
-        )
-        for name in NAMES
-    }
+def tables() -> str:
+    """A table for each group, for the site's page."""
+    known, head = guards(), ["row", "mistake", "what fails if it comes back"]
+    text = ""
+    for title, group in groups().items():
+        if title != "open":
+            places = {row: "; ".join(known.get(row, ["*open: second edition*"])) for row in group}
+            rows = [[row, words, places[row]] for row, words in group.items()]
+            text += f"\n## {title}\n\n{catalogue.table(head, rows)}\n"
+    return text
