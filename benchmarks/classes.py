@@ -4,6 +4,7 @@ import math
 from statistics import median
 
 from benchmarks import measure
+from benchmarks.report import number, origin
 from tools.catalogue import table
 
 SIZES = (30, 300, 3000)
@@ -28,28 +29,28 @@ def needs(students: list[dict], peaks: dict[str, float], *, kernels: int, shared
     in containers each needs all resident pages.
 
     Returns:
-        ``gb`` of memory; processor seconds for ``start`` (login, server, pull) and for the
-        ``lesson``; seconds that the Hub needs for one ``login``.
+        Memory; processor seconds to arrive (login, server, pull) and for the lesson; seconds that
+        the Hub needs for one login.
     """
     found = {name: median(each[name] for each in students) for name in students[0]}
     common = found["kernel_rss"] - found["kernel_mb"] if shared else 0
     memory = found["server_mb" if shared else "server_rss"]
     memory += sum(peak - common for peak in sorted(peaks.values())[-kernels:])
     return {
-        "gb": memory / 1000,
-        "start": found["server_cpu"],
-        "lesson": found["kernel_cpu"],
-        "login": max(each["login"] for each in students) / len(students),
+        "memory_gb": memory / 1000,
+        "arrival_seconds": found["server_cpu"],
+        "lesson_seconds": found["kernel_cpu"],
+        "login_seconds": max(each["login"] for each in students) / len(students),
     }
 
 
 def plan(students: int, one: dict) -> dict[str, float]:
     """What so many students need; the names are those of the page."""
-    cores = max(2, math.ceil(students * one["lesson"] / WAIT))
+    cores = max(2, math.ceil(students * one["lesson_seconds"] / WAIT))
     # Cores share the work, but one Hub logs everybody in.
-    arrival = max(students * one["start"] / cores, students * one["login"])
+    arrival = max(students * one["arrival_seconds"] / cores, students * one["login_seconds"])
     return {
-        "memory of one machine (GB)": students * one["gb"] + SYSTEM_GB,
+        "memory of one machine (GB)": students * one["memory_gb"] + SYSTEM_GB,
         "memory guaranteed on Kubernetes (GB)": students * GUARANTEE_GB,
         "cores": cores,
         "seconds until all have a server, if all arrive at once": arrival,
@@ -61,16 +62,10 @@ def page() -> dict[str, str]:
     many, peaks = measure.load("classroom")["class"], load_peaks()
     one, apart = (needs(many, peaks, kernels=2, shared=shared) for shared in (True, False))
     plans = [plan(size, one) for size in SIZES]
-    student = {
-        "memory on a shared machine (GB)": f"{one['gb']:.2f}",
-        "memory in a container of the student's own (GB)": f"{apart['gb']:.2f}",
-        "processor seconds to arrive: login, server, pull": f"{one['start']:.1f}",
-        "processor seconds for sections 1 to 3 of the wine notebook": f"{one['lesson']:.1f}",
-        "seconds that the Hub takes for each login": f"{one['login']:.2f}",
-    }
+    student = [[name.replace("_", " "), number(one[name]), number(apart[name])] for name in one]
     rows = [[name, *(f"{each[name]:,.0f}" for each in plans)] for name in plans[0]]
     return {
-        "student": table(["one student", "needs"], [[*row] for row in student.items()]),
+        "student": table(["one student", "on a shared machine", "in a container"], student),
         "needs": table(["students", *(f"{size:,}" for size in SIZES)], rows),
         "peaks": table([*peaks], [[f"{peak:,.0f} MB" for peak in peaks.values()]]),
     }
@@ -79,29 +74,14 @@ def page() -> dict[str, str]:
 def rehearsal() -> dict[str, str]:
     """The generated parts of CLASSROOM.md."""
     stored = measure.load("classroom")
-    alone, many, made = stored["alone"], stored["class"], stored["machine"]
-    rows = [
-        ("seconds to log in", "login", 2),
-        ("seconds to start a server", "server", 1),
-        ("seconds to pull the course", "pull", 1),
-        ("seconds to start a kernel", "kernel", 1),
-        ("seconds for all cells", "cells", 1),
-        ("MB of memory, server", "server_mb", 0),
-        ("MB of memory, kernel", "kernel_mb", 0),
-        ("processor seconds, server", "server_cpu", 0),
-        ("processor seconds, kernel", "kernel_cpu", 0),
-    ]
-    lines = []
-    for text, key, digits in rows:
-        values = [each[key] for each in many]
-        spread = f"{median(values):.{digits}f} ({max(values):.{digits}f})"
-        lines.append([text, f"{alone[key]:.{digits}f}", spread])
-    took = [[name, f"{seconds:.1f}"] for name, seconds in stored["accidents"].items()]
-    versions = ", ".join(f"`{name} {number}`" for name, number in stored["versions"].items())
+    alone, many = stored["alone"], stored["class"]
+    rows = []
+    for name in alone:
+        values = [each[name] for each in many]
+        spread = f"{number(median(values))} ({number(max(values))})"
+        rows.append([name.replace("_", " "), number(alone[name]), spread])
+    load = f"Load average before the start: {stored['load']:.2g}."
     return {
-        "machine": f"Measured on {stored['date']}: {made['cores']} cores, {made['system']}, Python"
-        f" {made['python']}; {versions}. Load average before the start: {stored['load']:.2g}."
-        f" {stored['note']}".strip(),
-        "students": table(["", "one student", f"{len(many)} students"], lines),
-        "accidents": table(["what", "seconds until it works again"], took),
+        "machine": f"Measured on {origin(stored)}. {load} {stored['note']}".strip(),
+        "students": table(["", "one student", f"{len(many)} students"], rows),
     }

@@ -3,9 +3,9 @@
     python -m benchmarks.classroom [--students 20] [--note TEXT]
 
 starts the Hub of ``binder/jupyterhub`` on loopback, measures one student alone, then all of them,
-then the accidents, and writes ``classroom.json``; ``make pages`` puts it into the pages. Each
-student runs sections 1 to 3 of the wine notebook, from the imports to the first trained network.
-Nothing leaves the machine: the course is pulled from a clone that is served on loopback.
+and writes ``classroom.json``; ``make pages`` puts it into the pages. Each student runs sections 1
+to 3 of the wine notebook, from the imports to the first trained network. Nothing leaves the
+machine: the course is pulled from a clone that is served on loopback.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from functools import partial
 
 import psutil
 
-from benchmarks import incidents, measure
+from benchmarks import measure
 from benchmarks.hub import ROOT, Hub, Student, served, wait_until
 from tools import catalogue
 
@@ -68,32 +68,19 @@ def rehearse(students: list[Student], repository: str) -> list[dict[str, float]]
     return [own | usage(student) for own, student in zip(took, students, strict=True)]
 
 
-def accidents(student: Student, small: Student) -> dict[str, float]:
-    """One after the other, while the rest of the class stays."""
-    hub, kernel = student.hub, student.open_kernel(NOTEBOOK)
-    took = {
-        "kernel killed": incidents.kill_kernel(kernel),
-        "Hub killed": incidents.kill_hub(hub, student, kernel),
-        "server killed": incidents.kill_server(hub, student),
-    }
-    return took | ({"disk full": incidents.fill_disk(small.arrive())} if hub.small else {})
-
-
 def run(count: int) -> dict:
     """The whole rehearsal."""
     names = [f"{number:02d}" for number in range(1, count + 1)]
-    single = ["warm", "alone", "small"]
-    with Hub([*names, *single], small="small") as hub, served(ROOT) as repository:
-        students = [Student(hub, name) for name in names]
-        warm, alone, small = (Student(hub, name) for name in single)
-        figures: dict = {}
-        for student in (warm, alone):  # the first one only fills the machine's cache of files
-            [figures["alone"]] = rehearse([student], repository)
+    single = ["warm", "alone"]  # the first one only fills the machine's cache of files
+    with Hub([*names, *single]) as hub, served(ROOT) as repository:
+        for student in (Student(hub, name) for name in single):
+            [alone] = rehearse([student], repository)
             student.api("DELETE", f"{student.user}/server").raise_for_status()
             wait_until(lambda: not hub.processes(), "the end of the server")
-        figures["class"] = rehearse(students, repository)
-        figures["accidents"] = accidents(students[0], small)
-    return figures
+        return {
+            "alone": alone,
+            "class": rehearse([Student(hub, name) for name in names], repository),
+        }
 
 
 def main() -> None:

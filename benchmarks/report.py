@@ -1,23 +1,47 @@
-"""What the stored measurements say: the generated parts of RESULTS.md, SEEDS.md and the README.
+"""What the stored measurements say: the tables of RESULTS.md, SEEDS.md and the README.
 
-Nothing is measured here; ``make pages`` fills the pages.
+Nothing is measured here. ``make pages`` fills the pages, which say what the figures mean.
 """
 
 import math
 import re
 import statistics
 from collections.abc import Iterable
-from functools import partial
 
 from benchmarks import measure
-from tools import catalogue
 from tools.catalogue import table
 
 BEST, FLOOR, USUAL, STOCK = "notebook, best", "bare PyTorch", "usual Pyro style", "Pyro's tutorial"
-REFERENCE = {"bnn": USUAL, "vae": STOCK, "vae_full": STOCK}  # it ends with the quality to reach
 LIBRARY = f"(?!notebook|{FLOOR}|{USUAL}|{STOCK}).*"
 STORES = ("bnn", "vae", "vae_full", "flows", "notebook_runtime")
-PACKAGES = ("bayesian-torch", "blitz", "torchbnn", "pythae", "zuko", "nflows", "normflows")
+BESIDE = {"bnn": USUAL, "vae": STOCK, "vae_full": STOCK, "flows": BEST}  # what a run is compared to
+QUALITY = "seconds_to_quality"
+PROMISES = [  # the store, of whom the worst median counts, the figure, and what it may be at most
+    ("bnn", "notebook", "of_reference", 0.5),
+    ("bnn", "notebook", "of_floor", 2),
+    ("vae", "notebook", "of_reference", 0.8),
+    ("vae_full", "notebook", "of_reference", 0.8),
+    ("flows", LIBRARY, "ahead_of_best", 0),
+    ("notebook_runtime", ".*, as shipped, busy", "of_one_core", 1.5),
+]
+VAE = f"images test_elbo {QUALITY} seconds flops_per_image share_of_peak"
+SPEED = "moons.parameters moons.seconds moons.ms_per_step moons.step_of_best"
+SPEED += " moons.us_per_density moons.us_per_sample"
+TABLES = {  # the store, and the figures of each competitor
+    "bnn": ("bnn", f"ms_per_step of_floor {QUALITY} seconds test_log_density test_rmse"),
+    "vae": ("vae", VAE),
+    "vae_full": ("vae_full", VAE),
+    "gaps": ("flows", "moons.gap banana.gap rings.gap"),
+    "speed": ("flows", SPEED),
+    "runtime": ("notebook_runtime", "seconds processor_seconds peak_memory_mb of_one_core"),
+}
+SUBJECTS = [  # of the README: what, store, figure, the notebook's, and the best of these beside it
+    ("Bayesian network: seconds to the usual style's quality", "bnn", QUALITY, "notebook", USUAL),
+    ("The same, beside the fastest library", "bnn", QUALITY, "notebook", LIBRARY),
+    ("Bayesian network: milliseconds per step", "bnn", "ms_per_step", "notebook", FLOOR),
+    ("Autoencoder: seconds to the tutorial's quality", "vae", QUALITY, "notebook", STOCK),
+    ("Flow: nats from the true moons, after equal time", "flows", "moons.gap", BEST, LIBRARY),
+]
 Stored = dict[str, dict]  # by the name of the store
 
 
@@ -26,28 +50,24 @@ def seconds_to(curve: list, goal: float) -> float:
     return next((seconds for seconds, quality in curve if quality >= goal), math.inf)
 
 
-def compare(stored: Stored) -> Stored:
-    """Add to each run what follows beside another one of the same seed.
+def beside(run: dict, other: dict) -> dict[str, float]:
+    """What follows from a run beside another one of the same seed."""
+    if "moons" in run:
+        return {"ahead_of_best": other["moons"]["gap"] - run["moons"]["gap"]}
+    if "curve" in run:
+        own, its = (seconds_to(each["curve"], other["curve"][-1][1]) for each in (run, other))
+        return {QUALITY: own, "of_reference": own / its}
+    return {"of_one_core": run["seconds"] / other["seconds"]}
 
-    ``to_quality``: seconds to the quality that the reference ends with; ``of_reference``: over its
-    own. ``lead``: nats on the moons that the notebook's best flow is ahead. ``of_one_core``:
-    seconds over those with one thread.
-    """
+
+def compare(stored: Stored) -> Stored:
+    """Add to each run what follows beside the one that its store is compared to."""
     for store, found in stored.items():
         for name, each in found["runs"].items():
-            alone = f"{name.partition(', ')[0]}, 1 thread"
-            beside = {"flows": BEST, "notebook_runtime": alone}.get(store) or REFERENCE[store]
-            others = found["runs"].get(beside, {})
+            other = BESIDE.get(store, f"{name.partition(', ')[0]}, 1 thread")
+            others = found["runs"].get(other, {})
             for seed in each.keys() & others.keys():
-                run, other = each[seed], others[seed]
-                if store == "flows":
-                    run["lead"] = run["moons"]["gap"] - other["moons"]["gap"]
-                elif store in REFERENCE:
-                    goal = other["curve"][-1][1]
-                    run["to_quality"] = seconds_to(run["curve"], goal)
-                    run["of_reference"] = run["to_quality"] / seconds_to(other["curve"], goal)
-                elif name.endswith("busy"):
-                    run["of_one_core"] = run["seconds"] / other["seconds"]
+                each[seed] |= beside(each[seed], others[seed])
     return stored
 
 
@@ -85,148 +105,67 @@ def spread(values: Iterable[float]) -> str:
     return middle if low == high else f"{middle} ({low} to {high})"
 
 
-def mean_error(values: list[float], places: int) -> str:
-    """Mean ± standard error."""
-    error = statistics.stdev(values) / math.sqrt(len(values))
-    return f"{statistics.mean(values):.{places}f} ± {error:.{places}f}".replace("-", "−")
+def shown(found: dict, name: str, key: str) -> str:
+    """A figure of all runs: of scores mean ± standard error, of all else the spread."""
+    values = figures(found, name, key)
+    if not key.startswith("test_"):
+        return spread(values)
+    mean, error = statistics.mean(values), statistics.stdev(values) / math.sqrt(len(values))
+    places = max(0, 1 - math.floor(math.log10(error)))
+    return f"{mean:.{places}f} ± {error:.{places}f}".replace("-", "−")
 
 
-def titled(name: str) -> str:
-    """A competitor as it is printed: packages and notebooks in the font of code."""
-    start, comma, rest = name.partition(", ")
-    return f"`{start}`{comma}{rest}" if start in (*PACKAGES, *catalogue.files()) else name
-
-
-def machine(found: dict) -> str:
-    """Where something was measured, in one line."""
-    m, torch = found["machine"], found["versions"]["torch"]
-    return f"{m['cores']} cores, {m['system']}, Python {m['python']}, torch {torch}"
-
-
-TO_QUALITY = "time to the quality that Pyro's network ends with, of its time"
-PROMISES = [  # what, store, of whom the worst median counts, which figure, "at most" or "above"
-    ("BNN: time to the quality that the usual Pyro style ends with, of its time",
-     "bnn", "notebook", "of_reference", "at most", 0.5),
-    ("BNN: step, of the bare-PyTorch floor", "bnn", "notebook", "of_floor", "at most", 2),
-    (f"VAE, bundled digits: {TO_QUALITY}", "vae", "notebook", "of_reference", "at most", 0.8),
-    (f"VAE, all of MNIST: {TO_QUALITY}", "vae_full", "notebook", "of_reference", "at most", 0.8),
-    ("Flows: lead over the best peer on the moons at equal time, nats",
-     "flows", LIBRARY, "lead", "above", 0),
-    ("Notebooks as shipped, the slowest of three: beside a busy process, of what the lost core "
-     "explains", "notebook_runtime", ".*, as shipped, busy", "of_one_core", "at most", 1.5),
-]  # fmt: skip
-
-
-def judged(stored: Stored) -> list[list[str]]:
-    """Each promise about what is stored, what was measured, and whether it was kept."""
-    rows = []
-    for text, store, whose, key, sign, limit in PROMISES:
-        if store in stored:
-            values = medians(stored[store], whose, key).values()
-            value = max(values) if sign == "at most" else min(values)
-            kept = value <= limit if sign == "at most" else value > limit
-            verdict = "reached" if kept else "**missed**"
-            rows.append([f"{text}: {sign} {limit}", number(value), verdict])
-    return rows
-
-
-VAE = [
-    ("digits seen", "images", spread),
-    ("test ELBO (nats)", "test_elbo", partial(mean_error, places=1)),
-    ("seconds to quality", "to_quality", spread),
-    ("seconds in all", "seconds", spread),
-    ("million operations per image", "flops_per_image", lambda values: number(values[0] / 1e6)),
-    ("% of the peak", "share_of_peak", lambda values: spread(100 * value for value in values)),
-]
-TABLES = {  # by its name: the store, and for each column its heading, figure and format
-    "bnn": ("bnn", [
-        ("ms per step", "ms_per_step", spread),
-        ("of the floor", "of_floor", spread),
-        ("seconds to quality", "to_quality", spread),
-        ("seconds in all", "seconds", spread),
-        ("test log density (nats)", "test_log_density", partial(mean_error, places=3)),
-        ("test RMSE (points)", "test_rmse", partial(mean_error, places=3)),
-    ]),
-    "vae": ("vae", VAE),
-    "vae_full": ("vae_full", VAE),
-    "gaps": ("flows", [(f"gap, {place}", f"{place}.gap", spread)
-                       for place in ("moons", "banana", "rings")]),
-    "speed": ("flows", [
-        ("parameters", "moons.parameters", spread),
-        ("seconds in all", "moons.seconds", spread),
-        ("ms per step", "moons.ms_per_step", spread),
-        ("of the best flow's step", "moons.step_of_best", spread),
-        ("µs per density", "moons.us_per_density", spread),
-        ("µs per sample", "moons.us_per_sample", spread),
-    ]),
-    "runtime": ("notebook_runtime", [
-        ("seconds", "seconds", spread),
-        ("processor seconds", "processor_seconds", spread),
-        ("peak memory (MiB)", "peak_memory_mb", spread),
-        ("of one core's time", "of_one_core", spread),
-    ]),
-}  # fmt: skip
-
-
-def comparison(found: dict, columns: list) -> str:
+def comparison(found: dict, keys: str) -> str:
     """One of the tables: a row per competitor."""
     names = [name for name in found["runs"] if name != "start-up"]
-    rows = [
-        [titled(name), *(show(figures(found, name, key)) for _, key, show in columns)]
-        for name in names
-    ]
-    return table(["", *(heading for heading, _, _ in columns)], rows)
+    rows = [[f"`{name}`", *(shown(found, name, key) for key in keys.split())] for name in names]
+    return table(["", *(re.sub("[_.]", " ", key) for key in keys.split())], rows)
 
 
 def start_up(found: dict) -> str:
     """Seconds to the first result, and the size of the environment."""
     runs = [*found["runs"]["start-up"].values()]
-    names = sorted(runs[0]["seconds"])
-    parts = [f"`{name}` {spread(run['seconds'][name] for run in runs)}" for name in names]
-    return "; ".join([*parts, f"environment {runs[-1]['bytes']['all'] / 1e9:.2f} GB"])
+    names = [*runs[0]["seconds"]]
+    seconds = [spread(run["seconds"][name] for run in runs) for name in names]
+    return table([*names, "GB"], [[*seconds, number(runs[-1]["bytes"]["all"] / 1e9)]])
 
 
-def origin(name: str, found: dict) -> str:
-    """Machine, versions and date of one store."""
-    m = found["machine"]
-    versions = ", ".join(f"`{p}` {v}" for p, v in sorted(found["versions"].items()))
-    return (
-        f"- `{name}`: {found['date']}, `{m['processor']}`, {m['cores']} cores, {m['system']}, "
-        f"Python {m['python']}, {versions}; repetitions: {len([*found['runs'].values()][0])}; "
-        f"digest of script and notebook `{found['code']}`"
-    )
+def origin(found: dict) -> str:
+    """Date, machine and versions of what is stored."""
+    about = found["machine"] | found["versions"]
+    return ", ".join([found["date"], *(f"`{name} {value}`" for name, value in about.items())])
+
+
+def judged(stored: Stored) -> list[list[str]]:
+    """Each promise about what is stored, what was measured, and whether it was kept."""
+    rows = []
+    for store, whose, key, limit in PROMISES:
+        if store in stored:
+            worst = max(medians(stored[store], whose, key).values())
+            verdict = "reached" if worst <= limit else "**missed**"
+            rows.append([f"`{store}`: {key.replace('_', ' ')}", str(limit), number(worst), verdict])
+    return rows
 
 
 def results(stored: Stored) -> dict[str, str]:
     """The parts of RESULTS.md."""
-    parts = {name: comparison(stored[store], columns) for name, (store, columns) in TABLES.items()}
+    parts = {name: comparison(stored[store], keys) for name, (store, keys) in TABLES.items()}
+    origins = [f"- `{k}`: {origin(found)}; code `{found['code']}`" for k, found in stored.items()]
     return parts | {
-        "promises": table(["promise", "measured", ""], judged(stored)),
+        "promises": table(["promise", "at most", "measured", ""], judged(stored)),
         "start-up": start_up(stored["notebook_runtime"]),
-        "origins": "\n".join(origin(name, found) for name, found in stored.items()),
+        "origins": "\n".join(origins),
     }
-
-
-SUBJECTS = [  # of the README: what, store, figure, the notebook's, and the best of these beside it
-    ("Bayesian network: seconds to the quality that the usual style ends with",
-     "bnn", "to_quality", "notebook", USUAL),
-    ("The same, beside the fastest library", "bnn", "to_quality", "notebook", LIBRARY),
-    ("Bayesian network: milliseconds per step", "bnn", "ms_per_step", "notebook", FLOOR),
-    ("Autoencoder: seconds to the quality that the tutorial's network ends with",
-     "vae", "to_quality", "notebook", STOCK),
-    ("Flow: nats from the true moons, after equal time", "flows", "moons.gap", BEST, LIBRARY),
-]  # fmt: skip
 
 
 def overview(stored: Stored) -> str:
     """The README's table: one line per subject, the notebook beside something else."""
     rows = []
     for subject, store, key, own, pattern in SUBJECTS:
-        found = stored[store]
-        values = medians(found, pattern, key)
+        values = medians(stored[store], pattern, key)
         other = min(values, key=values.get)
-        beside = f"{spread(figures(found, other, key))}: {titled(other)}"
-        rows.append([subject, spread(figures(found, own, key)), beside])
+        ours, theirs = (shown(stored[store], name, key) for name in (own, other))
+        rows.append([subject, ours, f"{theirs}: `{other}`"])
     return table(["median (smallest to largest)", "the notebook", "beside it"], rows)
 
 
@@ -234,13 +173,12 @@ def seeds(found: dict) -> dict[str, str]:
     """The parts of SEEDS.md: one line per notebook, number of threads and version of its code."""
     groups: dict[tuple, list[dict]] = {}
     for run in found["runs"]:
-        key = (f"`{run['notebook']}`", str(run["threads"]), f"`{run['code']}`")
-        groups.setdefault(key, []).append(run)
+        groups.setdefault((run["notebook"], run["threads"], run["code"]), []).append(run)
     rows = []
     for key, runs in groups.items():
-        peaks = [run["peak_memory_mb"] for run in runs if "error" not in run]
         failures = "; ".join(f"seed {r['seed']}: {r['error']}" for r in runs if "error" in r)
+        peaks = spread(run["peak_memory_mb"] for run in runs if "error" not in run)
         tried = ", ".join(str(run["seed"]) for run in runs)
-        rows.append([*key, tried, failures or "all", spread(peaks)])
+        rows.append([*map("`{}`".format, key), tried, failures or "all", peaks])
     head = ["notebook", "threads", "code", "seeds", "held", "peak memory (MiB)"]
-    return {"machine": f"Until {found['date']}: {machine(found)}.", "seeds": table(head, rows)}
+    return {"machine": f"The last run: {origin(found)}.", "seeds": table(head, rows)}

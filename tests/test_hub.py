@@ -1,8 +1,10 @@
 """The JupyterHub of a rehearsal, as ``binder/jupyterhub`` configures it, on loopback."""
 
+import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +15,13 @@ import pytest
 if sys.platform == "win32":
     pytest.skip("JupyterHub does not run on Windows", allow_module_level=True)
 
+import nbformat
 import psutil
 import requests
+from websocket import WebSocketTimeoutException
 
 from benchmarks import hub as rehearsal
-from benchmarks import incidents
-from benchmarks.hub import Hub, Student
+from benchmarks.hub import Hub, Kernel, Student
 from tests.requirements import need
 from tools import npm
 
@@ -56,6 +59,12 @@ def bob(hub):
 def kernel(anna):
     """The same one, connected anew: a server gives up who does not answer its pings."""
     return anna.open_kernel("first.ipynb")
+
+
+def save(student: Student, text: str) -> requests.Response:
+    """Save a notebook of one cell."""
+    cells = [nbformat.v4.new_markdown_cell(text)]
+    return student.save("work.ipynb", nbformat.v4.new_notebook(cells=cells))
 
 
 def test_a_server_runs_a_cell_with_one_thread(anna, kernel):
@@ -109,13 +118,13 @@ def test_own_token_opens_no_other_door(anna, bob):
 
 @as_root
 def test_code_reads_nobody_elses_files(hub, anna, bob, kernel):
-    anna.save("secret.ipynb", incidents.notebook("secret")).raise_for_status()
+    save(anna, "secret").raise_for_status()
     home = hub.homes / anna.name
     [server] = hub.processes(anna.name, "jupyterhub.singleuser")
     other = bob.open_kernel("curious.ipynb")
     other.run("import os")
     for attempt in (
-        f"open({str(home / 'secret.ipynb')!r}).read()",
+        f"open({str(home / 'work.ipynb')!r}).read()",
         f"os.listdir({str(home)!r})",
         f"open({str(home / 'from_bob')!r}, 'w')",
         f"os.listdir({str(hub.folder)!r})",  # the Hub's own records
@@ -125,7 +134,7 @@ def test_code_reads_nobody_elses_files(hub, anna, bob, kernel):
         error = other.run(attempt)["error"]
         assert error and error.startswith("PermissionError"), (attempt, error)
     assert other.run("open('own', 'w').write('x')")["error"] is None
-    modes = "import os; print([oct(os.stat(name).st_mode) for name in ('.', 'secret.ipynb')])"
+    modes = "import os; print([oct(os.stat(name).st_mode) for name in ('.', 'work.ipynb')])"
     assert kernel.run(modes)["text"] == "['0o40700', '0o100600']\n"
     described = "from ipykernel.connect import get_connection_info as f; print(f(unpack=True))"
     assert "'transport': 'ipc'" in other.run(described)["text"]  # no port that others can listen to
@@ -160,25 +169,53 @@ def test_without_root_it_promises_nothing_and_listens_on_loopback_alone(tools):
 @as_root
 def test_full_disk_is_refused_and_the_notebook_kept(hub):
     dora = Student(hub, "dora").arrive()
-    incidents.fill_disk(dora)
+    save(dora, "kept").raise_for_status()
+    large = save(dora, "x" * rehearsal.SMALL_MB * 2**20)
     filled = dora.open_kernel("fill.ipynb").run("open('big', 'wb').write(bytes(40_000_000))")
     assert "No space left on device" in filled["error"]
-    refused = dora.save("work.ipynb", incidents.notebook("small"))
-    assert "the disk is full" in refused.json()["message"]
+    for refused in (large, save(dora, "small")):
+        assert "the disk is full" in refused.json()["message"]
     assert "kept" in (hub.small / "work.ipynb").read_text()  # to open it, make room first
 
 
 def test_killed_kernel_is_announced_and_replaced(kernel):
-    incidents.kill_kernel(kernel)
+    """As when memory runs out on the machine."""
+    kernel.run("gone = 1")
+    with pytest.raises(ConnectionAbortedError):
+        kernel.run("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+
+    def answers() -> bool:  # what is sent before it listens is lost
+        with contextlib.suppress(ConnectionAbortedError, WebSocketTimeoutException):
+            return kernel.run("pass", patience=5)["error"] is None
+        return False
+
+    rehearsal.wait_until(answers, "an answer of the restarted kernel")
+    assert kernel.run("gone")["error"] == "NameError: name 'gone' is not defined"
 
 
 def test_killed_hub_finds_kernels_as_they_were(hub, anna, kernel):
-    incidents.kill_hub(hub, anna, kernel)
+    kernel.run("value = 42")
+    os.killpg(hub.process.pid, signal.SIGKILL)  # the proxy is left behind
+    hub.process.wait()
+    hub.start()
+    assert Kernel(kernel.url, anna.token).run("print(value)")["text"] == "42\n"
     assert anna.api("GET", "/api/contents").ok  # the token still holds
 
 
 def test_killed_server_is_announced_and_replaced(hub, anna):
-    incidents.kill_server(hub, anna)
+    save(anna, "kept").raise_for_status()
+    [server] = hub.processes(anna.name, "jupyterhub.singleuser")
+    server.kill()
+
+    def offered() -> bool:
+        page = anna.browser.get(f"{anna.address}/lab").text
+        return "Your server is not running" in " ".join(page.split())
+
+    rehearsal.wait_until(offered, "the page that says so")
+    anna.start_server()
+    assert not hub.processes(anna.name, "ipykernel_launcher"), "a kernel is left behind"
+    saved = anna.api("GET", "/api/contents/work.ipynb").json()["content"]
+    assert saved["cells"][0]["source"] == "kept"
 
 
 def test_idle_servers_are_ended(hub, anna, bob):
