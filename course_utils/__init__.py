@@ -2,7 +2,7 @@
 
 Import it before torch. PyTorch's threads wait for work by spinning, which halves the speed of a
 notebook as soon as another process wants the same core; the wait policy is read once, when torch
-loads. ``benchmarks/threads.py`` measures it.
+loads. ``benchmarks/THREADS.md`` has the figures.
 """
 
 import os
