@@ -30,6 +30,11 @@ SOURCES = {
         "34a629542e4b23f86998e887f068b66eef4c797d2d48a1a3b46c6bfebd7e06e4",
         bundled=True,
     ),
+    "winequality-white-400.csv": Source(
+        "https://doi.org/10.24432/C56S3T",
+        "5c5af242bdb36709fa94370fad91677877c49edb1654627bc237e0c55139c0b4",
+        bundled=True,
+    ),
     "winequality-white.csv": Source(
         "https://archive.ics.uci.edu/ml/machine-learning-databases/wine-quality/winequality-white.csv",
         "76c3f809815c17c07212622f776311faeb31e87610d52c26d87d6e361b169836",

@@ -38,14 +38,15 @@ def load_wine_quality(colour: str = "red") -> WineQuality:
     """Load the Wine Quality data: measurements of Portuguese vinho verde and a taster's score.
 
     Args:
-        colour: ``"red"`` (1,599 wines, bundled) or ``"white"`` (4,898 wines, downloaded).
+        colour: ``"red"`` (1,599 wines, bundled), ``"white"`` (4,898 wines, downloaded) or
+            ``"white-400"`` (400 of the white ones with all their twins, bundled).
 
     Returns:
         x ``(n, 11)`` in the units of ``WINE_FEATURES`` and y ``(n,)`` in quality points, the median
         score of at least three tasters between 0 and 10; both float64.
 
     Raises:
-        ValueError: If ``colour`` is neither, or the file was altered.
+        ValueError: If ``colour`` is none of these, or the file was altered.
         FileNotFoundError: If the file is missing and cannot be downloaded.
 
     Source:
@@ -59,8 +60,8 @@ def load_wine_quality(colour: str = "red") -> WineQuality:
     import numpy as np
     import torch
 
-    known = isinstance(colour, str) and colour in ("red", "white")
-    require(known, "colour", '"red" or "white"', colour)
+    known = isinstance(colour, str) and colour in ("red", "white", "white-400")
+    require(known, "colour", '"red", "white" or "white-400"', colour)
     numbers = np.loadtxt(locate(f"winequality-{colour}.csv"), delimiter=";", skiprows=1)
     table = torch.from_numpy(numbers)  # (n, 12)
     names, units = tuple(WINE_FEATURES), tuple(WINE_FEATURES.values())
