@@ -42,7 +42,9 @@ def _load_jupyter_server_extension(server) -> None:
     server.contents_manager.register_pre_save_hook(refuse_what_does_not_fit)
     # jupytext may put another manager in its place, which reads this.
     server.config.FileContentsManager.pre_save_hook = refuse_what_does_not_fit
-    # Where LabApp.custom_css looks; a user's own custom.css comes first.
+    # JupyterLab is loaded after this, and looks there; a user's own custom.css comes first.
+    for lab in server.extension_manager.extension_apps.get("jupyterlab", ()):
+        lab.custom_css = True
     server.web_app.settings["static_custom_path"].append(str(Path(__file__).parent / "style"))
     # `!pip` in a notebook means the Python that Jupyter runs in.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
