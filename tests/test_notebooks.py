@@ -4,13 +4,16 @@ Their cells are executed by nbval (see conftest.py); their mathematics is tested
 """
 
 import ast
+import base64
+import copy
 import json
 import re
+import struct
 
 import nbformat
 import pytest
 
-from tools import build_notebooks, build_site, catalogue, fill_pages, notebook_sources
+from tools import build_notebooks, build_site, catalogue, fill_pages, notebook_sources, run_notebook
 from tools.notebook_sources import code_cells, tags
 
 NAMES = catalogue.files()
@@ -109,6 +112,67 @@ def test_head(name):
         assert isinstance(node, ast.Assign) and node.targets[0].id.isupper()
         values[node.targets[0].id] = ast.literal_eval(node.value)
     assert isinstance(values["SEED"], int) and values["DEVICE"] == "auto"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_first_screen_and_pictures(name):
+    """The best picture stands first, also in a copy without results; every picture has a text."""
+    notebook = built(name)
+    first = notebook.cells[0]
+    assert (
+        first.attachments["picture.png"]["image/png"]
+        and "](attachment:picture.png)" in first.source
+    )
+    for cell in code_cells(notebook):
+        for output in (o for o in cell.outputs if "image/png" in o.get("data", {})):
+            width, height = png_size(output.data["image/png"])
+            assert len(output.metadata["image/png"].alt.split()) >= 5 and width >= 400, cell.source
+
+
+def png_size(picture: str) -> tuple[int, int]:
+    return struct.unpack(">II", base64.b64decode(picture)[16:24])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_prediction_is_asked_first_and_answered_once_out_of_sight(name):
+    open_questions: dict[str, tuple] = {}
+    for cell in code_cells(built(name)):
+        for call in (n for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Call)):
+            match (
+                getattr(call.func, "id", ""),
+                [ast.literal_eval(a) for a in call.args if isinstance(a, ast.Constant)],
+            ):
+                case "predict", [question, *choices]:
+                    assert question not in open_questions and 2 <= len(choices) <= 4
+                    open_questions[question] = tuple(choices)
+                case "answer", [question, right, *_]:
+                    assert right in open_questions.pop(question)
+                    assert "answer" in tags(cell) and cell.metadata.jupyter.source_hidden
+    assert not open_questions
+
+
+def test_predictions_and_checks_have_names_of_their_own():
+    """They are kept under these names, for all notebooks together."""
+    code = [cell.source for name in NAMES for cell in code_cells(built(name))]
+    asked = [found for text in code for found in re.findall(r"^predict\(\s*\"(.+?)\"", text, re.M)]
+    assert len(set(asked)) == len(asked) > 20
+
+
+@pytest.mark.parametrize("each", catalogue.load(), ids=lambda each: each.nickname)
+def test_the_core_is_short(each):
+    assert 0 < each.core_minutes <= 45
+    assert sum(part.minutes for part in each.sections if part.demo) in (0, 10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_the_core_alone_runs_every_cell_of_it_twice_with_the_solutions(name):
+    notebook = notebook_sources.type_in(notebook_sources.core(notebook_sources.read(name)))
+    twice = [copy.deepcopy(cell) for cell in notebook.cells for _ in range(2)]
+    for number, cell in enumerate(twice):
+        cell.id = f"cell-{number}"
+    notebook.cells = twice
+    run_notebook.execute(notebook)
 
 
 @pytest.mark.parametrize("name", NAMES)
