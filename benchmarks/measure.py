@@ -21,8 +21,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import date
 from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, version
@@ -106,16 +106,6 @@ def write(path: Path, stored: dict) -> None:
     )
     draft.write_text(text + "\n", encoding="utf-8")
     draft.replace(path)
-
-
-@contextmanager
-def busy(wanted: bool) -> Iterator[None]:
-    """Meanwhile another process keeps a core busy, if wanted."""
-    with ExitStack() as ends:
-        if wanted:
-            command = [sys.executable, "-c", "while True: pass"]
-            ends.callback(ends.enter_context(subprocess.Popen(command)).kill)
-        yield
 
 
 def run_alone(*command: str, **settings: str) -> dict:
