@@ -2,9 +2,13 @@
 
 import importlib
 import pkgutil
+import re
+import signal
+import time
 import warnings
 
 import numpy as np
+import pyro
 import pytest
 import torch
 from hypothesis import given, settings
@@ -23,6 +27,7 @@ CHECKS = {name[6:]: getattr(checks, name) for name in dir(checks) if name.starts
 FILES = [importlib.import_module(f"tests.answers.{each.nickname}") for each in catalogue.load()]
 WRONG = [row for file in FILES for row in file.WRONG]
 ODD = [row for file in FILES for row in file.ODD]
+
 
 @pytest.mark.parametrize("exercise", CHECKS)
 def test_a_check_accepts_the_solution_and_leaves_the_stub_in_peace(exercise):
@@ -102,6 +107,89 @@ def test_a_check_is_found_in_its_module_and_a_notebook_depends_only_on_its_own()
     assert checks.check_coverage.__module__ == "course_utils.checks.wine"
     with pytest.raises(AttributeError, match="check_nothing"):
         checks.check_nothing  # noqa: B018 - raises
+
+
+class Average(torch.nn.Module):
+    def forward(self, x):
+        return [x.mean()][0]
+
+
+@pytest.mark.parametrize(
+    "honest",
+    [
+        lambda x: np.mean(x.numpy()),
+        lambda x: x.float().mean(),
+        lambda x: sum(x.tolist()) / len(x),
+        lambda x: (x @ torch.ones(len(x))) / len(x),  # 32-bit constants
+        lambda x: torch.mean(x).requires_grad_(),
+        Average(),
+    ],
+)
+def test_any_honest_form_is_accepted(honest):
+    cases = [tuple(value.double() for value in case) for case in CASES]
+    assert judge(honest, torch.Tensor.mean, cases, traps=TRAPS, praise="fine.")
+
+
+def slips(x):
+    weight = torch.ones(2)
+    return x @ weight
+
+
+def test_an_error_is_told_with_its_line_and_the_shapes_there():
+    told = verdict(slips).message
+    assert "it raised RuntimeError" in told
+    assert (
+        "in line 3 of slips, `return x @ weight`; there x has shape (3,), weight has shape (2,)"
+        in told
+    )
+
+
+def never_ends(x):
+    while True:
+        try:
+            time.sleep(60)
+        except Exception:  # nothing that an answer catches keeps it alive
+            pass
+
+
+def test_an_endless_answer_is_interrupted_and_a_student_may_interrupt(monkeypatch):
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr("course_utils.checks.judge.LIMIT", 0.2)
+    assert "endless loop" in verdict(never_ends).message
+    monkeypatch.setattr("course_utils.checks.judge.LIMIT", 60)
+    with pytest.raises(KeyboardInterrupt):
+        verdict(lambda x: signal.raise_signal(signal.SIGINT) or time.sleep(1))
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_check_leaves_random_numbers_and_parameters_alone():
+    def restless(x):
+        pyro.param("loc", torch.tensor(1.0))
+        torch.manual_seed(5)
+        return x.mean() + 0 * torch.randn(())
+
+    pyro.clear_param_store()
+    pyro.param("mine", torch.tensor(2.0))
+    state = torch.get_rng_state()
+    assert verdict(restless)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert list(pyro.get_param_store().keys()) == ["mine"]
+
+
+def test_a_verdict_is_shown_in_colour_words_and_sign():
+    found = [verdict(answer) for answer in (torch.mean, torch.sum, ...)]
+    pages = [each._repr_html_() for each in found]
+    colours = [re.search(r"#\w{6}", page)[0] for page in pages]
+    assert len(set(colours)) == 3
+    for page, words in zip(pages, ("Right:", "Not yet:", "Not tried yet:"), strict=True):
+        assert f"<strong>{words}</strong>" in page and 'role="status"' in page
+    assert "&lt;b&gt; <code>x</code>" in Verdict(False, "✗ Not yet: <b> `x`")._repr_html_()
+
+
+def test_infinity_is_recognised_before_it_is_refused():
+    traps = [(lambda x: x.mean() / 0, "a division by zero")]
+    found = judge(lambda x: x.mean() / 0, torch.Tensor.mean, CASES, traps=traps, praise="")
+    assert "a division by zero" in found.message
 
 
 class Strange:
