@@ -93,7 +93,7 @@ def fact(name: str) -> str:
     if key in ("file", "topic"):
         return getattr(notebook, key)
     if key == "number":
-        return str(catalogue.files().index(notebook.file) + 1)
+        return str(catalogue.files().index(notebook.file))  # the first steps are number 0
     if key == "section":
         return "*, *".join(f"{part.number} {part.title}" for part in notebook.sections if part.demo)
     results = [each[key] for each in put_out(notebook, "slides", MIME) if key in each]

@@ -49,7 +49,7 @@ def start_page() -> str:
     """What a student does in each notebook, and how long it takes."""
     rows = [
         [f"{number}. [{each.title}]({each.file}.ipynb)", each.promise, *times(each)]
-        for number, each in enumerate(catalogue.load(), 1)
+        for number, each in enumerate(catalogue.load())
     ]
     return table(["notebook", "what you do", *TIMES], rows)
 
