@@ -96,23 +96,22 @@ def test_every_known_mistake_stands_beside_its_guards(pages):
 def test_the_catalogue_chooses_the_repository_and_badges_stay_off_the_site(
     tmp_path, monkeypatch, repository
 ):
-    course, laid = tmp_path / "course", tmp_path / "laid"
     for name in ("docs", "notebooks"):
-        (course / name).mkdir(parents=True)
-    (course / "docs" / "index.md").touch()
+        (tmp_path / name).mkdir()
+    (tmp_path / "docs" / "index.md").touch()
     published = f"[published]\nrepository = {repository!r}\nbranch = 'main'\n"
-    (course / "notebooks" / "catalogue.toml").write_text(published, "utf-8")
+    (tmp_path / "notebooks" / "catalogue.toml").write_text(published, "utf-8")
     badges = fill_pages.badges(catalogue.Published(repository, "main", ""))
     readme = marked.fill((ROOT / "README.md").read_text("utf-8"), {fill_pages.BADGES: badges})
-    (course / "README.md").write_text(readme, "utf-8")
+    (tmp_path / "README.md").write_text(readme, "utf-8")
     monkeypatch.delenv("COURSE_REPOSITORY", raising=False)
-    settings = {"__file__": str(course / "docs" / "conf.py")}
+    settings = {"__file__": str(tmp_path / "docs" / "conf.py")}
     exec((ROOT / "docs" / "conf.py").read_text("utf-8"), settings)
     assert settings["repository"] == repository
     assert ("launch_buttons" in settings["html_theme_options"]) == bool(repository)
-    monkeypatch.setattr(build_site, "ROOT", course)
-    build_site.lay_out(laid)
-    assert fill_pages.IMAGES[0] not in (laid / "index.md").read_text("utf-8")
+    monkeypatch.setattr(build_site, "ROOT", tmp_path)
+    build_site.lay_out(tmp_path / "build")
+    assert fill_pages.IMAGES[0] not in (tmp_path / "build" / "index.md").read_text("utf-8")
 
 
 # ------------------------------------------------------------------ in a browser
@@ -129,16 +128,13 @@ def visit(site):
             complaints = []
 
             def answer(route):
-                address = route.request.url
-                path = site / unquote(urlsplit(address).path).lstrip("/")
-                if address.startswith(HOST) and path.is_file():
-                    route.fulfill(path=path)
-                else:
-                    complaints.append(address)
-                    route.abort()
+                path = site / unquote(urlsplit(route.request.url).path)[1:]
+                there = route.request.url.startswith(HOST) and path.is_file()
+                route.fulfill(path=path) if there else route.abort()
 
             page.route("**", answer)
-            page.on("pageerror", lambda error: complaints.append(str(error)))
+            for event in ("requestfailed", "pageerror"):
+                page.on(event, lambda what: complaints.append(str(what)))
             page.goto(HOST + name)
             page.wait_for_load_state("networkidle")
             page.wait_for_function(TYPESET)
