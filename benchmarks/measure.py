@@ -2,17 +2,15 @@
 
 A run is one competitor with one seed. Runs go round: all competitors with seed 0, then all with
 seed 1, and so on, so that whatever else the machine does hits all of them alike. Each is kept in
-``build/benchmarks`` as soon as it is there; a second call goes on where the first one stopped. Runs
-of other code (script or notebook) are dropped. When all are there, they become
-``results/NAME.json``: what is published was measured in one working copy. Trials (``--size quick``)
-stay apart.
+``build/benchmarks``, below the digest of the code (script and notebook); a second call goes on
+where the first one stopped. When all are there, they become ``results/NAME.json``: what is
+published was measured in one working copy. Trials (``--size quick``) stay apart.
 """
 
 import argparse
 import ast
 import copy
 import hashlib
-import itertools
 import json
 import os
 import platform
@@ -21,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from datetime import date
 from importlib.machinery import ModuleSpec
@@ -124,7 +122,7 @@ def run_alone(*command: str, **settings: str) -> dict:
 
 def command(
     spec: ModuleSpec,
-    names: Iterable[str],
+    names: Collection[str],
     one: Callable[[str, int, str], dict],
     *,
     sources: Iterable[Path],
@@ -150,31 +148,26 @@ def command(
     if given.one:
         print(json.dumps(one(given.one[0], int(given.one[1]), given.size)))
         return
-    title = spec.name.rpartition(".")[2] + ("_full" if given.size == "full" else "")
-    store = PROGRESS / ("quick" if given.size == "quick" else "") / f"{title}.json"
-    digest = code_digest(Path(spec.origin), *sources)
-    stored = json.loads(store.read_text()) if store.exists() else {}
-    if stored.get("code") != digest:
-        if stored:
-            print(f"{store.name}: the code has changed, so all is measured again", flush=True)
-        stored = {"runs": {}}
-    seeds, failed = [str(seed) for seed in range(given.repetitions)], {}
-    for seed, name in itertools.product(seeds, given.names or names):
-        runs = stored["runs"].setdefault(name, {})
-        if seed in runs:
+    title = spec.name.rpartition(".")[2] + ("" if given.size == "normal" else f"_{given.size}")
+    digest, seeds = code_digest(Path(spec.origin), *sources), range(given.repetitions)
+    folder, failed = PROGRESS / title / digest, {}
+    paths = {(name, seed): folder / f"{name}, {seed}.json" for seed in seeds for name in names}
+    for (name, seed), path in paths.items():
+        if path.exists() or (given.names and name not in given.names):
             continue
         start = time.perf_counter()
-        result = run_alone("-m", spec.name, "--one", name, seed, "--size", given.size)
+        result = run_alone("-m", spec.name, "--one", name, str(seed), "--size", given.size)
         took = f"{time.perf_counter() - start:.0f} s"
-        print(f"{title}: {name}, seed {seed}: {result.get('error', took)}", flush=True)
+        print(f"{title}: {path.stem}: {result.get('error', took)}", flush=True)
         if "error" in result:
             failed[name] = result["error"]
-            continue
-        runs[seed] = result
-        stored = origin(spec.name, packages) | {"code": digest, "runs": stored["runs"]}
-        write(store, stored)
+        else:
+            write(path, result)
     if failed:
         raise SystemExit(f"{title}: not measured: {failed}")
-    if given.size != "quick" and all(stored["runs"].get(n, {}).keys() >= {*seeds} for n in names):
-        published = {name: {seed: stored["runs"][name][seed] for seed in seeds} for name in names}
-        write(RESULTS / store.name, stored | {"runs": published})
+    if given.size != "quick" and all(path.exists() for path in paths.values()):
+        runs = {name: {} for name in names}
+        for (name, seed), path in paths.items():
+            runs[name][str(seed)] = json.loads(path.read_text())
+        stored = origin(spec.name, packages) | {"code": digest, "runs": runs}
+        write(RESULTS / f"{title}.json", stored)

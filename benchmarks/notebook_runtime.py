@@ -2,14 +2,9 @@
 
     python -m benchmarks.notebook_runtime ["NAME, SETTING" ...] [--repetitions 10]
 
-Each repetition runs every notebook with one thread, with two, and, while another process keeps a
-core busy, with two and with as many as the notebook itself asks for: about 25 minutes in all, two
-hours for five repetitions, each with a seed of its own. Then the seconds from the start of a kernel
-to the first result, and the size of the environment. On Linux everything, the busy process too, is
-kept on two cores, however many there are.
-
-``seeds.json`` keeps, too, whether all checkpoints held in the runs without a busy process: the
-newest of each notebook, number of threads and seed.
+Each repetition, with a seed of its own, takes about 25 minutes. On Linux everything, the busy
+process too, is kept on two cores, however many there are. ``seeds.json`` keeps whether all
+checkpoints held without a busy process: the newest of each notebook, number of threads and seed.
 """
 
 import os

@@ -2,10 +2,8 @@
 
     python -m benchmarks.baselines.bnn [--size quick]    # about 6 minutes
 
-All competitors get the same wines (seed k: test fold k of five, twins kept together), the same
-standardisation, and the same network: asinh, 11-50-1, SiLU, one Gaussian per weight, one noise
-scale. The notebook's function and its floor use all wines in every step; the others draw batches of
-64 from a ``DataLoader``, their likelihood scaled as it must be. One thread.
+All competitors get the same wines (seed k: test fold k of five, twins kept together) and the same
+network: asinh, 11-50-1, SiLU, one Gaussian per weight, one noise scale. See ``RESULTS.md``.
 """
 
 import itertools

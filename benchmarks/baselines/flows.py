@@ -2,11 +2,9 @@
 
     python -m benchmarks.baselines.flows [--size quick]    # about 20 minutes
 
-All get the same points and the same standardisation. Each peer is trained by the notebook's own
-loop (one cycle, clipped gradients, moved points, the best validation score is kept), because its
-habits help any flow: what differs is the flow. Equal time: in the process of each peer, its step is
-timed in turn with a step of the notebook's best flow, and it gets as many steps as fit into the
-time of that flow's training. One thread.
+Each peer is trained by the notebook's own loop (one cycle, clipped gradients, moved points, the
+best validation score is kept), because its habits help any flow: what differs is the flow. Equal
+time: as many steps as fit into the training of the notebook's best flow. See ``RESULTS.md``.
 """
 
 import time

@@ -3,9 +3,7 @@
     python -m benchmarks.baselines.vae [--size quick | full]    # about 9 minutes
 
 Peers: the VAE of Pyro's tutorial, and pythae with its default networks, each as its documentation
-trains it. All see the same digits, freshly binarised by sampling in every step, and are scored by
-the same function on the same binary test digits, nats per image. By default the bundled digits;
-``--size full`` takes all of MNIST, which is downloaded once. One thread.
+trains it. ``--size full`` takes all of MNIST, which is downloaded once. See ``RESULTS.md``.
 """
 
 import tempfile
@@ -176,7 +174,5 @@ def one(name: str, seed: int, size: str) -> dict:
 
 
 if __name__ == "__main__":
-    packages = ["torch", "pyro-ppl", "pythae"]
-    measure.command(
-        __spec__, COMPETITORS, one, sources=[BOOK.source], packages=packages, sizes=SIZES
-    )
+    given = {"sources": [BOOK.source], "packages": ["torch", "pyro-ppl", "pythae"]}
+    measure.command(__spec__, COMPETITORS, one, sizes=SIZES, **given)
