@@ -32,26 +32,18 @@ def picture() -> bytes:
     return base64.b64decode(lecture.picture(PICTURE))
 
 
-def first_sentence(markdown: str) -> str:
-    """The first sentence of a text, without its marks: what a picture shows, in words."""
-    text = re.sub(r"\$\$.*?\$\$|\[(.*?)\]\(.*?\)", r"\1", markdown, flags=re.DOTALL)
-    text = re.sub(r"[*`$#\\{}]", "", " ".join(text.split()))
-    return re.split(r"(?<=[.?!]) ", text)[0]
-
-
 def dress(notebook: nbformat.NotebookNode) -> None:
-    """Fold the solutions, leave the generated cell out; describe pictures by the next sentence."""
-    for index, cell in enumerate(notebook.cells):
+    """Fold what is folded, leave the generated cell out; tell what pictures show."""
+    for cell in notebook.cells:
         if cell.cell_type != "code":
             continue
         tags = cell.metadata.get("tags", [])
-        if "solution" in tags:
+        if cell.metadata.get("jupyter", {}).get("source_hidden"):
             cell.metadata.tags = [*tags, "hide-input"]
         if "alone" in tags:
             cell.metadata.tags = [*tags, "remove-cell"]
-        texts = (c.source for c in notebook.cells[index + 1 :] if c.cell_type == "markdown")
-        alt = f"Picture, described in the text: {first_sentence(next(texts, ''))}"
-        cell.metadata.mystnb = {"image": {"alt": alt}}
+        if "alt" in cell.metadata:
+            cell.metadata.mystnb = {"image": {"alt": cell.metadata.alt}}
 
 
 def lay_out(folder: Path) -> None:
