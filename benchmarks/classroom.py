@@ -16,8 +16,9 @@ from functools import partial
 import psutil
 
 from benchmarks import measure
-from benchmarks.hub import ROOT, Hub, Student, served, wait_until
+from benchmarks.hub import ROOT, Hub, Student, served
 from tools import catalogue
+from tools.ports import wait_until
 
 NOTEBOOK = f"course/notebooks/{catalogue.find('wine').file}.ipynb"
 PACKAGES = ["jupyterhub", "jupyterlab", "jupyter_server", "ipykernel", "torch", "pyro-ppl"]

@@ -11,8 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -21,11 +20,10 @@ import websocket
 from jupyter_client.jsonutil import json_default
 from jupyter_client.session import Session
 
-from tools.ports import free_ports
+from tools.ports import PATIENCE, free_ports, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "binder" / "jupyterhub" / "jupyterhub_config.py"
-PATIENCE = 600  # seconds; the machine may do other work
 PASSWORD = secrets.token_urlsafe()
 SMALL_MB = 20
 
@@ -33,15 +31,6 @@ SMALL_MB = 20
 def account(name: str) -> str:
     """Name of a student's account: one that this process alone uses."""
     return f"course-{os.getpid()}-{name}"
-
-
-def wait_until(done: Callable[[], object], what: str) -> None:
-    """Ask again until something is true; a TimeoutError says what never came."""
-    end = time.monotonic() + PATIENCE
-    while not done():
-        if time.monotonic() > end:
-            raise TimeoutError(f"{what}: not within {PATIENCE} seconds")
-        time.sleep(0.2)
 
 
 @contextlib.contextmanager
@@ -268,8 +257,3 @@ class Student:
         answer = self.api("POST", "/api/sessions", json=asked | {"kernel": {"name": "python3"}})
         answer.raise_for_status()
         return Kernel(f"{self.address}/api/kernels/{answer.json()['kernel']['id']}", self.token)
-
-    def save(self, path: str, notebook: dict) -> requests.Response:
-        """Save as JupyterLab does."""
-        model = {"type": "notebook", "format": "json", "content": notebook}
-        return self.api("PUT", f"/api/contents/{path}", json=model)

@@ -6,16 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 from tools import present
-from tools.ports import free_ports
+from tools.ports import PATIENCE, free_ports, wait_until
 
-PATIENCE = 900  # seconds until something counts as hanging, on however slow a machine
 TOKEN = "test"
 
 # Every cell stays in the page, also when it is off screen; no news and no pop-ups.
@@ -33,13 +30,15 @@ def served(command: list[str], address: str, log: Path, **options):
         process = subprocess.Popen(
             command, stdout=output, stderr=output, start_new_session=True, **options
         )
+
+    def answers() -> bytes | None:
+        if process.poll() is not None:
+            raise RuntimeError(log.read_text(encoding="utf-8"))
+        with contextlib.suppress(OSError):  # not listening yet
+            return ask(f"{address}/api/status")
+
     try:
-        for _ in tries("an answer of JupyterLab"):
-            if process.poll() is not None:
-                raise RuntimeError(log.read_text(encoding="utf-8"))
-            with contextlib.suppress(OSError):  # not listening yet
-                ask(f"{address}/api/status")
-                break
+        wait_until(answers, "an answer of JupyterLab")
         yield address
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -78,15 +77,6 @@ def jupyterlab(
     return served(command, address, state / "log", env=environment | (env or {}))
 
 
-def tries(what: str) -> Iterator[None]:
-    """Five times a second for ``PATIENCE`` seconds; then a TimeoutError says what never came."""
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        yield
-        time.sleep(0.2)
-    raise TimeoutError(f"{what}: not within {PATIENCE} seconds")
-
-
 def ask(address: str, token: str = TOKEN) -> bytes:
     """The answer of the server's REST interface."""
     request = urllib.request.Request(address, headers={"Authorization": f"token {token}"})
@@ -99,8 +89,11 @@ def open_in_lab(page, address: str, path: str) -> None:
     page.set_default_timeout(PATIENCE * 1000)
     page.goto(f"{address}/lab/tree/{path}?token={TOKEN}&reset")
     page.wait_for_selector(".jp-Notebook .jp-Cell")
-    # Lab shows an idle kernel before it is connected to it; what is run then is lost.
-    for _ in tries("a connection to the kernel"):
+
+    def connected() -> bool | None:
         with contextlib.suppress(urllib.error.HTTPError):  # at times while a kernel is starting
-            if any(kernel["connections"] for kernel in json.loads(ask(f"{address}/api/kernels"))):
-                return
+            kernels = json.loads(ask(f"{address}/api/kernels"))
+            return any(kernel["connections"] for kernel in kernels)
+
+    # Lab shows an idle kernel before it is connected to it; what is run then is lost.
+    wait_until(connected, "a connection to the kernel")

@@ -24,6 +24,7 @@ from benchmarks import hub as rehearsal
 from benchmarks.hub import Hub, Kernel, Student
 from tests.requirements import need
 from tools import npm
+from tools.ports import wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.hub
@@ -63,8 +64,9 @@ def kernel(anna):
 
 def save(student: Student, text: str) -> requests.Response:
     """Save a notebook of one cell."""
-    cells = [nbformat.v4.new_markdown_cell(text)]
-    return student.save("work.ipynb", nbformat.v4.new_notebook(cells=cells))
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
+    model = {"type": "notebook", "format": "json", "content": notebook}
+    return student.api("PUT", "/api/contents/work.ipynb", json=model)
 
 
 def test_a_server_runs_a_cell_with_one_thread(anna, kernel):
@@ -189,7 +191,7 @@ def test_killed_kernel_is_announced_and_replaced(kernel):
             return kernel.run("pass", patience=5)["error"] is None
         return False
 
-    rehearsal.wait_until(answers, "an answer of the restarted kernel")
+    wait_until(answers, "an answer of the restarted kernel")
     assert kernel.run("gone")["error"] == "NameError: name 'gone' is not defined"
 
 
@@ -211,7 +213,7 @@ def test_killed_server_is_announced_and_replaced(hub, anna):
         page = anna.browser.get(f"{anna.address}/lab").text
         return "Your server is not running" in " ".join(page.split())
 
-    rehearsal.wait_until(offered, "the page that says so")
+    wait_until(offered, "the page that says so")
     anna.start_server()
     assert not hub.processes(anna.name, "ipykernel_launcher"), "a kernel is left behind"
     saved = anna.api("GET", "/api/contents/work.ipynb").json()["content"]
@@ -223,5 +225,5 @@ def test_idle_servers_are_ended(hub, anna, bob):
     hub.stop()
     hub.setting["CLASS_IDLE_SECONDS"] = "2"
     hub.start()
-    rehearsal.wait_until(lambda: not hub.processes(), "the end of the idle servers")
+    wait_until(lambda: not hub.processes(), "the end of the idle servers")
     assert anna.api("GET", anna.user).json()["server"] is None
