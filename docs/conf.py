@@ -59,11 +59,10 @@ html_theme_options = {
     "use_download_button": True,
     "use_fullscreen_button": False,
     "show_toc_level": 2,
-    # Wide tables need the room: no contents beside the measurements and the known mistakes.
+    # Wide tables need the room: no contents beside the measurements.
     "secondary_sidebar_items": {
         "[!b]**": ["page-toc"],
         "binder/**": ["page-toc"],
-        "docs/mistakes": [],
     },
     "home_page_in_toc": True,
     "navbar_persistent": [],  # the search field is in the sidebar

@@ -13,7 +13,7 @@ from bs4 import BeautifulSoup
 
 from tests.browser import MATHEMATICS, artefacts, chromium, inaccessible
 from tests.requirements import need
-from tools import build_site, catalogue, fill_pages, marked, mistakes, npm
+from tools import build_site, catalogue, fill_pages, marked, npm
 
 pytestmark = pytest.mark.node
 
@@ -84,12 +84,6 @@ def test_a_notebook_can_be_read_and_opened_elsewhere(pages, name):
     links, path = {tag["href"] for tag in page.select("a[href]")}, f"notebooks/{name}.ipynb"
     assert f"https://mybinder.org/v2/gh/{REPOSITORY}/main?urlpath=lab/tree/{path}" in links
     assert f"https://colab.research.google.com/github/{REPOSITORY}/blob/main/{path}" in links
-
-
-def test_every_known_mistake_stands_beside_its_guards(pages):
-    known = [row for title, group in mistakes.groups().items() if title != "open" for row in group]
-    rows = pages["docs/mistakes.html"].select("tbody tr")
-    assert [row.td.get_text() for row in rows] == known
 
 
 @pytest.mark.parametrize("repository", ["", REPOSITORY])

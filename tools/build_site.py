@@ -18,7 +18,7 @@ from pathlib import Path
 import nbformat
 
 from slides import lecture
-from tools import catalogue, fill_pages, marked, mistakes, npm
+from tools import catalogue, fill_pages, marked, npm
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -60,8 +60,6 @@ def lay_out(folder: Path) -> None:
     readme = marked.fill(readme, {fill_pages.BADGES: ""})  # their pictures come from elsewhere
     (folder / "index.md").write_text(f"{readme}\n{contents}", encoding="utf-8")
     (folder / "docs" / "index.md").unlink()
-    with (folder / "docs" / "mistakes.md").open("a", encoding="utf-8") as page:
-        page.write(mistakes.tables())
     for path in folder.rglob("*.md"):
         text = path.read_text(encoding="utf-8")
         text = re.sub(r"(\]\((?:\.\./)*)README\.md", r"\1index.md", text)
