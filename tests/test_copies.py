@@ -185,9 +185,10 @@ def test_bringing_the_course_up_to_date_never_meets_a_students_work(course, tmp_
 
     def git(*words: str, where: Path = course) -> str:
         own = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-        done = subprocess.run(["git", *own, *words], cwd=where, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        command = ["git", *own, *words]
+        return subprocess.run(
+            command, cwd=where, stdout=subprocess.PIPE, check=True
+        ).stdout.decode()
 
     shutil.copy(ROOT / ".gitignore", course)
     git("init", "--quiet")
@@ -213,8 +214,7 @@ def test_what_the_first_page_says_to_type_works_in_any_folder(course, tmp_path):
     check, again = re.findall("`(.*?)`", page)
     (course / "work" / "lesson.ipynb").unlink()
     for line in (f"{check} python", again):
-        done = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True)
-        assert done.returncode == 0, done.stderr
+        subprocess.run(line, shell=True, cwd=tmp_path, check=True)
     assert (course / "work" / "lesson.ipynb").is_file()
     shutil.rmtree(course / "work")
     (course / "work").touch()

@@ -2,6 +2,7 @@
 
 import filecmp
 import importlib.metadata as metadata
+import itertools
 import json
 import os
 import platform
@@ -37,6 +38,7 @@ def setup(tmp_path, monkeypatch):
     for name, path in places.items():
         monkeypatch.setattr(create_venv, name, path)
     monkeypatch.setattr(create_venv.sys, "platform", "linux")
+    monkeypatch.setattr(create_venv.shutil, "which", lambda name: None)  # no uv
     monkeypatch.setattr(create_venv, "unsuitable", lambda: "")
     for name in ("pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path)
@@ -71,11 +73,10 @@ def change_constraints() -> None:
 def test_torch_comes_first_and_alone_without_cuda_and_without_the_tests(setup):
     """Only torch is looked for in another index than the user's."""
     cuda, venv, pip, torch, rest, check = [*setup()]
+    index = ["--extra-index-url", create_venv.CPU_WHEELS]
     assert cuda[0] == "nvidia-smi" and venv[2:] == ["-m", "venv", str(create_venv.VENV)]
     assert pip == ["--quiet", "--upgrade", *PINNED, "pip"]
-    assert torch == [
-        "--no-deps", "--extra-index-url", create_venv.CPU_WHEELS, *PINNED, "torch"
-    ]  # fmt: skip
+    assert torch == ["--no-deps", *index, *PINNED, "torch"]
     assert rest == [*PINNED, "--editable", "."]
     assert check[1:] == ["-I", "-m", "course_utils", "packages"]
     assert setup("--here") == [pip, torch, rest, [sys.executable, *check[1:]]]  # without a .venv
@@ -139,13 +140,11 @@ def test_an_environment_of_uv_is_left_to_uv(setup, monkeypatch):
     activate.parent.mkdir(parents=True)
     activate.write_text(f"VIRTUAL_ENV='{create_venv.VENV}'")
     (create_venv.VENV / "pyvenv.cfg").write_text("home = /usr/bin\nuv = 0.13.9\n")
-    for found, words, told in (
-        (None, [], ".*was made by uv"),
-        ("uv", ["--torch", "cpu"], "uv takes"),
-    ):
-        monkeypatch.setattr(create_venv.shutil, "which", lambda name, found=found: found)
-        with pytest.raises(SystemExit, match=f"^course: {told}"):
-            setup(*words)
+    with pytest.raises(SystemExit, match="^course: .*was made by uv, which is not here"):
+        setup()
+    monkeypatch.setattr(create_venv.shutil, "which", lambda name: name)
+    with pytest.raises(SystemExit, match="^course: uv takes"):
+        setup("--torch", "cpu")
     assert setup("--tests") == [["uv", "sync", "--inexact", "--group", "test"]]
     assert activate.exists()
     activate.write_text("VIRTUAL_ENV='/elsewhere/.venv'")
@@ -158,12 +157,9 @@ def test_what_uv_run_has_changed_is_brought_back_only_where_uv_is_not(setup, mon
     (below / "zuko-1.dist-info").mkdir(parents=True)
     (below / "zuko-1.dist-info" / "INSTALLER").write_text("uv")
     change_constraints()
-    for found, steps in (None, 4), ("uv", 1):
-        monkeypatch.setattr(create_venv.shutil, "which", lambda name, found=found: found)
-        assert len(setup()) == steps
-
-
-# ------------------------------------------------------------------ one line for each obstacle
+    assert len(setup()) == 4
+    monkeypatch.setattr(create_venv.shutil, "which", lambda name: name)
+    assert len(setup()) == 1
 
 
 @pytest.mark.parametrize(
@@ -241,9 +237,6 @@ def test_variables_of_the_environment_are_no_arguments(tmp_path):
         for given in (os.environ, env)
     )
     assert plain == other
-
-
-# ------------------------------------------------------------------ in earnest, with small packages
 
 
 @pytest.fixture
@@ -342,9 +335,6 @@ def test_somebody_elses_environment_is_kept_and_a_link_is_followed(course, tmp_p
     assert [*done, subprocess.run([*check, "python"], cwd=course.folder).returncode] == [0, 1]
 
 
-# ------------------------------------------------------------------ files that must agree
-
-
 def test_every_dependency_is_pinned_inside_its_bounds():
     """No address, no host: the constraints are names, versions, and for which Python they are."""
     pins = {}
@@ -352,10 +342,8 @@ def test_every_dependency_is_pinned_inside_its_bounds():
         assert not pin.url and re.fullmatch(r"==[A-Za-z0-9.]+", str(pin.specifier))
         pins.setdefault(canonicalize_name(pin.name), []).append(str(pin.specifier)[2:])
     assert [*pins] == sorted(pins)
-    for text in (
-        wheels.PROJECT["project"]["dependencies"] + wheels.PROJECT["dependency-groups"]["test"]
-    ):
-        wanted = Requirement(text)
+    asked = wheels.PROJECT["project"]["dependencies"], wheels.PROJECT["dependency-groups"]["test"]
+    for wanted in map(Requirement, itertools.chain(*asked)):
         assert all(version in wanted.specifier for version in pins[canonicalize_name(wanted.name)])
 
 
@@ -381,9 +369,8 @@ def test_what_is_tested_installs_on_the_oldest_python():
 def test_conda_takes_everything_but_python_from_the_project():
     conda = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     python, *rest = conda["dependencies"]
-    assert SpecifierSet(python.removeprefix("python")) == SpecifierSet(
-        wheels.PROJECT["project"]["requires-python"]
-    )
+    given = (python.removeprefix("python"), wheels.PROJECT["project"]["requires-python"])
+    assert len(set(map(SpecifierSet, given))) == 1
     index = f"--extra-index-url {create_venv.CPU_WHEELS}"
     assert rest == ["pip", {"pip": [index, "--constraint constraints.txt", "--editable ."]}]
 

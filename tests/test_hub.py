@@ -86,9 +86,6 @@ def test_the_link_of_the_guide_pulls_the_course_and_opens_its_first_page(anna):
     assert anna.api("GET", "/api/contents/course/work/START.md").ok
 
 
-# ------------------------------------------------------------------ nobody reads another's files
-
-
 @as_root
 @pytest.mark.parametrize(("name", "password"), [("anna", "wrong"), ("anna", ""), ("eve", None)])
 def test_refused_at_the_door_with_a_message(hub, anna, name, password):
@@ -163,9 +160,6 @@ def test_without_root_it_promises_nothing_and_listens_on_loopback_alone(tools):
         processes = [*psutil.Process(shared.process.pid).children(), *shared.processes()]
         found = [place for each in processes for place in each.net_connections("inet")]
         assert {each.laddr.ip for each in found if each.status == "LISTEN"} == {"127.0.0.1"}
-
-
-# ------------------------------------------------------------------ accidents
 
 
 @as_root

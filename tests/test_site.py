@@ -108,9 +108,6 @@ def test_the_catalogue_chooses_the_repository_and_badges_stay_off_the_site(
     assert fill_pages.IMAGES[0] not in (tmp_path / "build" / "index.md").read_text("utf-8")
 
 
-# ------------------------------------------------------------------ in a browser
-
-
 @pytest.fixture(scope="module")
 def visit(site):
     """Returns what opens a page, typeset, that asks for nothing but files of the site."""

@@ -36,9 +36,6 @@ def test_commands_for_one_machine_can_be_called():
     subprocess.run(["bash", "-euo", "pipefail", "-c", stubs + block], check=True)
 
 
-# ------------------------------------------------------------------ Kubernetes
-
-
 def schema(part) -> dict:
     """A JSON schema from a part of values.schema.yaml, which explains how that is written."""
     if isinstance(part, dict):
@@ -119,9 +116,6 @@ def test_memory_holds_what_was_measured():
     assert guarantee == classes.GUARANTEE_GB
     assert guarantee / 2 < two < guarantee < three < min(limits)
     assert float(one_machine["cpu"]) >= 1
-
-
-# ------------------------------------------------------------------ Slurm
 
 
 @posix
