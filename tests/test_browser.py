@@ -58,11 +58,7 @@ CHANGED = """([slider, before]) => {
 }"""
 
 # Pictures that cannot be shown.
-PICTURES = """async () => {
-  const images = [...document.querySelectorAll(".jp-Notebook img")];
-  const shown = await Promise.allSettled(images.map((image) => image.decode()));
-  return images.filter((_, i) => shown[i].status === "rejected").map((image) => image.outerHTML);
-}"""
+BROKEN = "(images) => images.filter((i) => !i.naturalWidth).map((image) => image.outerHTML)"
 
 
 def menu(page, *titles: str) -> None:
@@ -125,6 +121,7 @@ def visit(path: Path, state: Path) -> dict[str, list]:
         saved = run_and_save(page, path)
         code = notebook_sources.code_cells(saved)
         outputs = [output for cell in code for output in cell.outputs]
+        page.wait_for_function("[...document.images].every((image) => image.complete)")
         dialogs = [dialog.inner_text() for dialog in page.query_selector_all(".jp-Dialog")]
         page.screenshot(path=artefacts("browser") / f"{path.stem}-end.png")
         sliders = sum(len(re.findall(r"ipywidgets\.\w*Slider\(", cell.source)) for cell in code)
@@ -133,7 +130,7 @@ def visit(path: Path, state: Path) -> dict[str, list]:
             "failed": [o.evalue for o in outputs if o.output_type == "error"] + dialogs,
             "bar stays": [o.text for o in outputs if "%|" in o.get("text", "")],
             "mathematics": page.evaluate(MATHEMATICS, ".jp-MarkdownOutput"),
-            "picture": page.evaluate(PICTURES),
+            "picture": page.eval_on_selector_all(".jp-Notebook img", BROKEN),
             "untold picture": untold_pictures(saved.cells),
             "slider": dead_sliders(page, sliders),
             "inaccessible": inaccessible(page, context=CONTENT),
