@@ -77,11 +77,16 @@ def jupyterlab(
     return served(command, address, state / "log", env=environment | (env or {}))
 
 
-def ask(address: str, token: str = TOKEN) -> bytes:
-    """The answer of the server's REST interface."""
+def follow(address: str, token: str = TOKEN) -> tuple[str, bytes]:
+    """Where an address leads in the end, below the server's root, and what is there."""
     request = urllib.request.Request(address, headers={"Authorization": f"token {token}"})
     with urllib.request.urlopen(request, timeout=60) as answer:
-        return answer.read()
+        return answer.url.split("/", 3)[3], answer.read()
+
+
+def ask(address: str, token: str = TOKEN) -> bytes:
+    """The answer of the server's REST interface."""
+    return follow(address, token)[1]
 
 
 def open_in_lab(page, address: str, path: str) -> None:

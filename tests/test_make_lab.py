@@ -4,25 +4,17 @@ import json
 import shutil
 import sys
 import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
 
 from tests.browser import artefacts, chromium
-from tests.jupyter_server import TOKEN, ask, jupyterlab, served
+from tests.jupyter_server import TOKEN, ask, follow, jupyterlab, served
 from tests.requirements import with_make
 from tools import catalogue
 from tools.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def follow(address: str, token: str = TOKEN) -> str:
-    """Where an address leads in the end, below the server's root."""
-    request = urllib.request.Request(address, headers={"Authorization": f"token {token}"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return answer.url.split("/", 3)[3]
 
 
 @with_make
@@ -35,14 +27,15 @@ def test_lab_opens_the_first_page_for_those_who_know_the_token(tmp_path):
     log = tmp_path / "log"
     with served(["make", "lab", arguments], address, log, cwd=ROOT):
         assert f"{port}/course?token=" in log.read_text(encoding="utf-8")  # what a browser is shown
-        assert follow(f"{address}/") == follow(f"{address}/course")
-        assert follow(f"{address}/course") == "lab/workspaces/course/tree/work/START.md"
+        for page in ("", "course"):
+            place, _ = follow(f"{address}/{page}")
+            assert place == "lab/workspaces/course/tree/work/START.md"
         listing = json.loads(ask(f"{address}/api/contents/work"))
         names = {entry["name"] for entry in listing["content"]}
         assert {"START.md", *(f"{name}.ipynb" for name in catalogue.files())} <= names
         assert b"jupyter-config-data" in ask(f"{address}/lab")
         assert "python3" in json.loads(ask(f"{address}/api/kernelspecs"))["kernelspecs"]
-        assert follow(f"{address}/course", "wrong").startswith("login?")
+        assert follow(f"{address}/course", "wrong")[0].startswith("login?")
         with pytest.raises(urllib.error.HTTPError, match="403"):
             ask(f"{address}/api/contents", "wrong")
 
@@ -67,7 +60,7 @@ def test_a_pulled_course_is_found_and_nothing_outside_of_the_home(home, tmp_path
         for folder in ("", "nowhere", "../outside", str(tmp_path / "outside"), "the course/docs"):
             with pytest.raises(urllib.error.HTTPError, match="404"):
                 follow(f"{address}/course?folder={folder.replace(' ', '%20')}")
-        page = follow(f"{address}/course?folder=the%20course")
+        page, _ = follow(f"{address}/course?folder=the%20course")
         assert page == "lab/workspaces/course/tree/the%20course/work/START.md"
     assert not (tmp_path / "outside" / "work").exists()
     assert len(list((home / "the course" / "work").glob("*.ipynb"))) == len(catalogue.files())
