@@ -80,7 +80,7 @@ def test_linear_is_the_exact_posterior():
 def test_variance_parts_add_up_to_the_variance_of_the_mixture():
     torch.manual_seed(0)
     mean, scale = torch.randn(5, 3).double(), torch.rand(5, 3).double() + 0.2
-    total = BOOK.variance_parts(mean, scale).sum(0)
+    total = BOOK.course_parts(mean, scale).sum(0)
     draws = (mean + scale * torch.randn(200_000, 5, 3).double()).flatten(0, 1)
     torch.testing.assert_close(total, draws.var(0), rtol=0.02, atol=0)
 

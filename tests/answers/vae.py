@@ -1,45 +1,150 @@
-"""Answers to the exercises on the variational autoencoder: wrong ones, and odd ones that are right."""
+"""Answers to the exercises on the autoencoder: wrong ones, and odd ones that are right."""
+
+import math
 
 import numpy as np
+import pyro
 import torch
-from torch.distributions import Normal
+from pyro import distributions as dist
+from torch.distributions import Bernoulli, Normal, kl_divergence
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
-from torch.nn.functional import softplus
 
 from tests.answers import right
 
-unit = Normal(0.0, 1.0)
+unit, kl, loss, ppca = Normal(0.0, 1.0), right.gaussian_kl, right.vae_loss, right.ppca_posterior
+
+
+def program(z, x=None, *, name="z", seen=True, size=len, register=lambda v: pyro.module("vae", v)):
+    """A model or guide; z: the VAE, images, k -> a distribution; x: the VAE, z, images -> one."""
+
+    def run(vae, images, k):
+        register(vae)
+        with pyro.plate("images", size(images)):
+            draw = pyro.sample(name, z(vae, images, k))
+            if x:
+                pyro.sample("x", x(vae, draw, images), obs=images if seen else None)
+
+    return run
+
+
+def p(vae, x, k, scale=1.0):
+    return dist.Normal(x.new_zeros(len(x), k), scale).to_event(1)
+
+
+def q(vae, x, k, width=lambda s: s, event=1):
+    mu, sigma = vae.posterior(x)
+    return dist.Normal(mu, width(sigma)).to_event(event)
+
+
+def pixels(vae, z, x, bend=lambda logits: logits):
+    return dist.Bernoulli(logits=bend(vae.decoder(z))).to_event(1)
+
+
+def step(draw=lambda m, s: m + s * torch.randn_like(m), loss=loss, do="zbs", told=float):
+    """A training step: (z)ero the gradient, (b)ackward, (s)tep, in any order."""
+
+    def run(vae, x, optimiser):
+        mu, sigma = vae.posterior(x)
+        value = loss(x, vae.decoder(draw(mu, sigma)), mu, sigma)
+        acts = {"z": optimiser.zero_grad, "b": value.backward, "s": optimiser.step}
+        _ = [acts[act]() for act in do]
+        return told(value.detach())
+
+    return run
+
+
+def bound(mean=lambda w: w.logsumexp(0) - math.log(len(w)), prior=1, inverse=1):
+    def run(vae, x, draws):
+        guide = Normal(*vae.posterior(x))
+        z = guide.sample((draws,))
+        both = (prior * unit.log_prob(z) - inverse * guide.log_prob(z)).sum(-1)
+        return mean(both + Bernoulli(logits=vae.decoder(z)).log_prob(x).sum(-1))
+
+    return run
+
+
+def naive(x, t):
+    return t * x - ((t.exp() - 1) / t).log()
+
+
+def stable(x, t):
+    return t * x - t.clamp(min=0) - (-(-t.abs()).expm1() / t.abs()).log()
+
 
 WRONG = [  # exercise, answer, words of the message
-    ("gaussian_kl", lambda m, s: right.gaussian_kl(m, s.sqrt()), "squared"),
-    ("gaussian_kl", lambda m, s: 2 * right.gaussian_kl(m, s), "twice"),
-    ("gaussian_kl", lambda m, s: right.gaussian_kl(m, s) / m.shape[1], "do not average"),
-    ("reparametrise", lambda m, r, e: m + r * e, "is a logarithm"),
-    ("reparametrise", lambda m, r, e: m + (2 * r).exp() * e, "by the variance"),
-    ("reparametrise", lambda m, r, e: m + (0.5 * r).exp() * e, "not the log *variance*"),
-    ("reparametrise", lambda *a: right.reparametrise(*a).detach(), "what detaches the result"),
-    ("reparametrise", lambda m, r, e: m.numpy() + np.exp(r.numpy()) * e.numpy(), "through NumPy"),
-    ("reparametrise", lambda *a: right.reparametrise(*a).tolist(), "through list"),
-    ("reparametrise", lambda m, r, e: m + r.exp().detach() * e, "reaches `log_sigma`"),
-    ("reparametrise", lambda m, r, e: m.data + r.exp() * e, "reaches `mu`"),
-    ("ppca_posterior", lambda x, w, s: right.ppca_posterior(x, w, s**0.5), "square it"),
-    ("ppca_posterior", lambda x, w, s: right.ppca_posterior(x, w, s)[: len(x)], "missing"),
-    ("vae_loss", lambda x, t, m, s: right.vae_loss(x, t.sigmoid(), m, s), "twice"),
-    ("vae_loss", lambda x, t, m, s: len(x) * right.vae_loss(x, t, m, s), "per image"),
-    ("vae_loss", lambda x, t, m, s: bce(t, x) + right.gaussian_kl(m, s).mean(), "weighs the rate"),
-    ("importance_bound", lambda p, q: (p - q).mean(0), "is the ELBO"),
-    ("importance_bound", lambda p, q: (p - q).logsumexp(0), "not their mean"),
-    ("importance_bound", lambda p, q: (p - q).exp().mean(0).log(), "is 0 for a computer"),
-    ("importance_bound", lambda p, q: right.importance_bound(p, 0 * q), "weighted by 1 / q"),
-    ("active_units", lambda m: (m.std(0) > 0.01).sum(), "threshold is on the variance"),
-    ("active_units", lambda m: (m.var(1) > 0.01).sum(), "over images"),
-    ("active_units", lambda m: (m.abs().mean(0) > 0.01).sum(), "constant mean"),
-    ("continuous_bernoulli", lambda x, t: (x * t - softplus(t)).sum(-1), "missing"),
-    ("continuous_bernoulli", lambda x, t: right.continuous_bernoulli(x, t) / 9, "do not average"),
-]
+    ("gaussian_kl", lambda m, s: kl(m, s.sqrt()), "the square of sigma"),
+    ("gaussian_kl", lambda m, s: kl_divergence(unit, Normal(m, s)).sum(-1), "Which of the two"),
+    ("gaussian_kl", lambda m, s: kl(m, s) + s.log().sum(-1) / 2, "log of which"),
+    ("gaussian_kl", lambda m, s: kl(m, s) + m.shape[1] / 2, "for mu = 0 and sigma = 1"),
+    ("gaussian_kl", lambda m, s: kl(m, s).detach(), "what detaches the result"),
+    ("ppca_posterior", lambda x, w, s: ppca(x, w, s**0.5), "not a variance"),
+    ("ppca_posterior", lambda x, w, s: ppca(x, w, s)[0], "two things"),
+    ("ppca_posterior", lambda x, w, s: (torch.linalg.lstsq(w, x.T)[0].T, w), "least squares"),
+    ("ppca_posterior", lambda *a: (ppca(*a)[0], ppca(*a)[1].inverse()), "the precision"),
+    ("vae_loss", lambda x, t, *a: bce(t, x) + kl(*a).mean(), "every pixel came twice"),
+    ("vae_loss", lambda x, t, *a: 784 * bce(t, x) + kl(*a).mean(), "the number 784"),
+    ("vae_loss", lambda x, t, *a: loss(x, t.sigmoid(), *a), "sigmoid twice"),
+    ("vae_loss", lambda x, t, *a: ((x - t) ** 2).sum(1).mean() + kl(*a).mean(), "squared error"),
+    ("vae_loss", lambda *a: len(a[0]) * loss(*a), "per image"),
+    ("vae_loss", lambda *a: loss(*a).item(), "no gradient passes through float"),
+    ("vae_loss", lambda *a: loss(*a) + a[-1].log().mean(), "the rate is not"),
+    ("vae_model", program(p, pixels, register=id), "would not find the weights"),
+    ("vae_model", program(lambda *a: p(*a).base_dist, pixels), "more than one event"),
+    ("vae_model", program(p, pixels, seen=False), "nothing is observed"),
+    ("vae_model", program(lambda *a: p(*a, 2.0), pixels), "not N(0, I)"),
+    ("vae_model", program(p, lambda v, z, x: pixels(v, v.posterior(x)[0], x)), "not `z`"),
+    ("vae_model", program(p, lambda *a: pixels(*a, torch.sigmoid)), "through another"),
+    ("vae_model", program(p, lambda *a: pixels(*a, torch.detach)), "what detaches"),
+    ("vae_model", program(p, lambda v, z, x: pixels(v, p(v, x, 2), x)), "Draw from it"),
+    ("vae_guide", program(q, register=id), "would not find the weights"),
+    ("vae_guide", program(lambda *a: q(*a, event=0)), "more than one event"),
+    ("vae_guide", program(lambda *a: q(*a, torch.square)), "not variances"),
+    ("vae_guide", program(lambda *a: q(*a, torch.detach)), "part of the encoder"),
+    ("vae_guide", program(p), "this is the prior"),
+    ("vae_guide", program(q, pixels), "observes nothing"),
+    ("vae_step", step(torch.normal), "is z detached"),
+    ("vae_step", step(lambda m, s: m + s**2 * torch.randn_like(m)), "a variance"),
+    ("vae_step", step(lambda m, s: m + s * torch.randn(m.shape[1])), "its own noise"),
+    ("vae_step", step(do="bs"), "gradient of the first"),
+    ("vae_step", step(do="zb"), "has made no step"),
+    ("vae_step", step(loss=lambda x, t, *a: bce(t, x) + kl(*a).mean()), "not weighed"),
+    ("vae_step", step(told=lambda value: -value), "returns the ELBO"),
+    ("importance_bound", bound(lambda w: w.mean(0)), "still the ELBO"),
+    ("importance_bound", bound(lambda w: w.logsumexp(0)), "grows without end"),
+    ("importance_bound", bound(lambda w: w.exp().mean(0).log()), "is 0 for a computer"),
+    ("importance_bound", bound(inverse=0), "weighted for that"),
+    ("importance_bound", bound(prior=0), "do `p(z)` and `q(z | x)` cancel"),
+    ("active_units", lambda v, x: (v.posterior(x)[0].std(0) > 0.01).sum(), "on the variance"),
+    ("active_units", lambda v, x: (v.posterior(x)[0].abs().mean(0) > 0.01).sum(), "constant mean"),
+    ("active_units", lambda v, x: (v.posterior(x)[0].var(0) > 0.005).sum(), "0.008 is not active"),
+    ("active_units", lambda v, x: (q(v, x, 0).sample().var(0) > 0.01).sum(), "Draws vary"),
+    ("continuous_bernoulli", lambda x, t: -bce(t, x, reduction="none").sum(-1), "C is missing"),
+    ("continuous_bernoulli", lambda x, t: naive(x, t).sum(-1), "0/0"),
+    ("continuous_bernoulli", lambda x, t: naive(x, t).where(t != 0, 0 * t).sum(-1), "cancel"),
+    ("continuous_bernoulli", lambda x, t: naive(x, t).where(abs(t) > 0.01, t * x - t / 2).sum(-1),
+     "exp(100)"),
+    ("continuous_bernoulli", lambda x, t: stable(x, t).where(t != 0, 0 * t).sum(-1), "is NaN"),
+]  # fmt: skip
 
 ODD = [
-    ("reparametrise", lambda m, r, e: torch.stack([m + r.exp() * draw for draw in e])),
-    ("reparametrise", lambda m, r, e: Normal(m, r.exp()).icdf(unit.cdf(e.double()))),
-    ("reparametrise", lambda m, r, e: e.mul_(r.exp_()).add_(m)),
-]
+    ("gaussian_kl", lambda m, s: kl_divergence(Normal(m, s), unit).sum(1)),
+    ("gaussian_kl", lambda m, s: torch.stack([kl(*row) for row in zip(m, s, strict=True)])),
+    ("ppca_posterior", lambda *a: [part.tolist() for part in ppca(*a)]),
+    ("ppca_posterior", lambda x, w, s: [v.numpy() for v in ppca(x.float(), w.float(), s)]),
+    ("vae_loss", lambda x, t, *a: x.shape[1] * bce(t, x) + kl(*a).mean()),
+    ("vae_loss", lambda x, t, *a: kl(*a).mean() + bce(t, x, reduction="sum") / len(x)),
+    ("vae_model", program(lambda v, x, k: dist.Normal(0.0, 1.0).expand([k]).to_event(1), pixels)),
+    ("vae_model", program(lambda v, x, k: dist.MultivariateNormal(torch.zeros(k), torch.eye(k)),
+                          lambda v, z, x: dist.Bernoulli(v.decoder(z).sigmoid()).to_event(1))),
+    ("vae_guide", program(q, register=lambda v: pyro.module("encoder", v.encoder))),
+    ("vae_guide", program(lambda v, x, k: dist.MultivariateNormal(
+        v.posterior(x)[0], scale_tril=v.posterior(x)[1].diag_embed()))),
+    ("vae_step", step(lambda m, s: Normal(m, s).rsample(), do="bsz", told=lambda value: value)),
+    ("vae_step", step(lambda m, s: m - s * torch.randn_like(m), told=torch.Tensor.numpy)),
+    ("importance_bound", bound(lambda w: np.logaddexp.reduce(w.numpy(), 0) - math.log(len(w)))),
+    ("importance_bound", lambda *a: [each.item() for each in right.importance_bound(*a)]),
+    ("active_units", lambda v, x: float((v.posterior(x)[0].numpy(force=True).var(0) > 0.01).sum())),
+    ("active_units", lambda v, x: sum(row.var().item() > 0.01 for row in v.posterior(x)[0].T)),
+    ("continuous_bernoulli", lambda x, t: right.continuous_bernoulli(x.double(), t.double())),
+    ("continuous_bernoulli", lambda x, t: stable(x, (t + 2e-4).where(abs(t) < 1e-4, t)).sum(-1)),
+]  # fmt: skip
