@@ -116,7 +116,8 @@ def _undisturbed() -> Iterator[None]:
 
 
 def _shape(value: Any) -> str:
-    return f"shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
+    shape = getattr(value, "shape", None)  # a method, if it is a distribution of Pyro's
+    return f"shape {tuple(shape)}" if isinstance(shape, tuple) else ""
 
 
 def _described(error: BaseException) -> str:
