@@ -1406,12 +1406,11 @@ class ScoredVae(Vae):
     def bound(self, x, draws, seed=0):
         """Importance-weighted bound in nats, (n,)."""
         x = as_pixels(x, binary=True).to(self.decoder[-1].bias)
-        rows = x.split(max(1, 10_000_000 // (draws * x.shape[1])))
+        portions = x.split(max(1, 10_000_000 // (draws * x.shape[1])))
+        shown = bar(portions, desc="images", disable=len(x) * draws < 1e5)
         with torch.random.fork_rng([x.device] if x.is_cuda else []):
             torch.manual_seed(seed)
-            shown = bar(rows, desc="images", disable=len(x) * draws < 1e5)
-            found = [importance_bound(self, part, draws) for part in shown]
-        return torch.cat([torch.as_tensor(part) for part in found])
+            return torch.cat([torch.as_tensor(importance_bound(self, v, draws)) for v in shown])
 
     def sample(self, n, seed=0, means=False):
         """Binary images drawn from the model, or their pixel means: (n, d)."""
@@ -1570,10 +1569,10 @@ for _ in (shown := bar(range(200))):
 @torch.no_grad()
 def elbo_of(mu, sigma, x, draws=50):
     """ELBO of the decoder of ``vae`` with a given Gaussian q, in nats, (n,)."""
-    parts = [
-        -log_bernoulli(x, vae.decoder(mu + sigma * torch.randn_like(mu))) for _ in range(draws)
-    ]
-    return -(sum(parts) / draws + gaussian_kl(mu, sigma))
+    total = 0
+    for _ in bar(range(draws), desc="draws"):
+        total = total - log_bernoulli(x, vae.decoder(mu + sigma * torch.randn_like(mu)))
+    return -(total / draws + gaussian_kl(mu, sigma))
 
 
 amortised = elbo_of(*start, few)
