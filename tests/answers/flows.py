@@ -81,8 +81,6 @@ def near(x):
 WRONG = [  # exercise, answer, words of the message
     ("lognormal", lambda x: unit.log_prob(x.log()), "Jacobian"),
     ("lognormal", lambda x: unit.log_prob(x.log()) + x.log(), "slope"),
-    ("lognormal", lambda x: unit.log_prob(x.log()) + 1 / x, "logarithm"),
-    ("lognormal", lambda x: unit.log_prob(x.log()) / x, "a term"),
     ("lognormal", lambda x: log_normal.log_prob(x).exp(), "density"),
     ("transformed_log_prob", lambda *a: stack(*a, sign=1), "integrate"),
     ("transformed_log_prob", lambda *a: stack(*a, sign=0), "missing"),
@@ -100,6 +98,7 @@ WRONG = [  # exercise, answer, words of the message
     ("coupling", forth(lambda m, s, t: (m * s.exp() + t, (s + t).sum(-1))), "a shift"),
     ("coupling", forth(lambda m, s, t: (m * s.exp() + t, s.sum(-1).detach())), "detaches"),
     ("coupling", forth(lambda m, s, t: (m * s + t, s.sum(-1))), "autograd"),
+    ("coupling", forth(lambda m, s, t: (m * (s + m.cos()).exp() + t, s.sum(-1))), "way back"),
     ("coupling", back(lambda m, s, t: m * torch.exp(-s) - t), "undo first"),
     ("coupling", back(lambda m, s, t: (m + t) * torch.exp(-s)), "shift is not undone"),
     ("coupling", back(lambda m, s, t: m * s.exp() + t), "what `forward` does"),
@@ -128,6 +127,7 @@ WRONG = [  # exercise, answer, words of the message
     ("conditional", lambda *sizes: Flow(*sizes, layers=1), "stiff"),
     ("conditional", mine(Flow, log_prob=lambda f, x, m: Flow.log_prob(f, x, 0 * m)), "enter"),
     ("conditional", mine(Flow, log_prob=lambda f, x, m: 2 * Flow.log_prob(f, x, m)), "integrates"),
+    ("conditional", mine(Flow, log_prob=lambda f, x, m: Flow.log_prob(f, x, m[0] + 0 * m)), "own"),
     ("conditional", mine(Flow, sample=lambda f, m: Flow.sample(f, 0 * m)), "label 1"),
     ("conditional", mine(Flow, sample=lambda f, m: ...), "Now write"),
 ]
