@@ -95,9 +95,12 @@ def _exercises(course: Path) -> Iterator[tuple[str, str, str, int, str]]:
     """Notebook, number, title, minutes and check of every exercise, in the course's order."""
     catalogue = tomllib.loads((course / "notebooks/catalogue.toml").read_text(encoding="utf-8"))
     for entry in catalogue["notebook"]:
-        heading = None
+        heading, cells = None, []
         path = course / "notebooks" / f"{entry['file']}.ipynb"
-        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        # One that a student has thrown away or damaged leaves the others.
+        with contextlib.suppress(OSError, ValueError):
+            cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        for cell in cells:
             text = "".join(cell["source"])
             if cell["cell_type"] == "markdown":
                 heading = ([heading] + HEADING.findall(text))[-1]

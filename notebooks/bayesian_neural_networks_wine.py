@@ -588,10 +588,10 @@ _ = ipywidgets.interact(show_prior, factor=slider)
 # **Bayes' theorem for weights** is the one you know:
 # $$p(w \mid x, y) = \frac{p(y \mid x, w)\, p(w)}{p(y \mid x)},\qquad
 # p(y\mid x) = \int p(y \mid x, w)\, p(w)\, \mathrm dw .$$
-# For a network the integral runs over hundreds of weights: no closed form, no grid. *Markov chain
-# Monte Carlo* (MCMC) draws from the posterior without knowing the integral; section 11 does so for
-# a toy. *Variational Bayes* replaces the posterior by the nearest member of a simple family; it is
-# fast, it scales, and its errors must be looked at.
+# The integral is called the *evidence*. For a network it runs over hundreds of weights: no closed
+# form, no grid. *Markov chain Monte Carlo* (MCMC) draws from the posterior without knowing it;
+# section 11 does so for a toy. *Variational Bayes* replaces the posterior by the nearest member of
+# a simple family; it is fast, it scales, and its errors must be looked at.
 #
 # Near means a small Kullback–Leibler divergence. For any density $q(w)$
 # $$\log p(y) = \underbrace{\mathbb E_q[\log p(y\mid w)] - \mathrm{KL}(q \,\|\, p(w))}_{\text{ELBO}}
@@ -1307,9 +1307,10 @@ def course_experiment(x, y, width, steps):
         with pyro.plate("data", len(x)):
             pyro.sample("y", dist.Normal(mean, sigma), obs=y)
 
-    options = {"hidden": 50, "rate": 0.03, "noisy": False}
-    loc, spread, losses = train_svi(x, y, seed=SEED, steps=steps, model=model, **options)
-    mean, scale = networks_from(loc, spread, 50, False)(x, DRAWS)
+    loc, spread, losses = train_svi(
+        x, y, seed=SEED, steps=steps, model=model, **usual_training
+    )  # (p,), (p,), (steps)
+    mean, scale = networks_from(loc, spread, 50, False)(x, DRAWS)  # (s, n)
     epistemic = course_parts(mean, scale)[1].mean().sqrt()
     prior = width * weight_prior(x, 50, False)
     kl = kl_divergence(dist.Normal(loc, spread), dist.Normal(0 * prior, prior)).sum()
@@ -1337,8 +1338,7 @@ for width in (1.0, 10.0):
 
 # %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
 usual_prior, wide_prior = widths.values()
-assert wide_prior[0] > 5 * usual_prior[0], EXPECTED
-assert -460 < wide_prior[2] < -300 < -160 < usual_prior[2] < -100, EXPECTED
+assert wide_prior[0] > 5 * usual_prior[0] and wide_prior[2] < usual_prior[2] - 100, EXPECTED
 answer(
     "wide prior",
     "fall by more than a hundred nats",
@@ -2405,5 +2405,5 @@ assert gift["nearest"] > 0.05 and abs(gift["linear"]) < 0.02, EXPECTED
 # %% [markdown]
 # ## How far you have come
 
-# %%
+# %% tags=["progress"]
 progress.show("bayesian_neural_networks_wine")

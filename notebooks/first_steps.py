@@ -830,5 +830,5 @@ display(Markdown("\n".join(lines)))
 # The evidence lower bound as a (maximised) free energy: Neal and Hinton (1998), *A view of the EM
 # algorithm that justifies incremental, sparse, and other variants*.
 
-# %%
+# %% tags=["progress"]
 progress.show("first_steps")

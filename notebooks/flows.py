@@ -2037,5 +2037,5 @@ assert abs(loss.item() - math.log(2)) < 0.1
 # - Kozachenko and Leonenko (1987), *Sample estimate of the entropy of a random vector*, Problems of
 #   Information Transmission 23, 95–101.
 
-# %%
+# %% tags=["progress"]
 progress.show("flows")

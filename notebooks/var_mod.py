@@ -2065,5 +2065,5 @@ display(
 #   [arXiv:1810.09136](https://arxiv.org/abs/1810.09136)
 # - The VAE tutorial of Pyro: [pyro.ai/examples/vae.html](https://pyro.ai/examples/vae.html)
 
-# %%
+# %% tags=["progress"]
 progress.show("var_mod")

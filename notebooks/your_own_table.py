@@ -60,6 +60,7 @@ from pyro.infer.autoguide import AutoDiagonalNormal
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GroupKFold, cross_val_predict
+from threadpoolctl import threadpool_limits
 
 from course_utils import progress
 from course_utils.checks import table as checks
@@ -92,7 +93,7 @@ for name, least in {"ROWS": 40, "HIDDEN": 1, "STEPS": 1, "DRAWS": 2, "TREES": 1}
 require(is_whole(FLOW_STEPS, 1), "FLOW_STEPS", "whole, 1 or more", FLOW_STEPS)
 seed_everything(SEED)
 device = get_device(DEVICE)
-_ = set_threads(THREADS)
+_ = set_threads(THREADS), threadpool_limits(THREADS)  # PyTorch's, and scikit-learn's
 use_course_style()
 
 # %% [markdown] slideshow={"slide_type": "slide"}
@@ -969,5 +970,5 @@ display(Markdown("\n".join(lines) + "\n\n" + told.replace("-", "−")))
 # cross-validation](https://www.jmlr.org/papers/v5/grandvalet04a.html) · Theis et al. (2016), [A
 # note on the evaluation of generative models](https://arxiv.org/abs/1511.01844).
 
-# %%
+# %% tags=["progress"]
 progress.show("your_own_table")

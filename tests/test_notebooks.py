@@ -17,8 +17,8 @@ from tools import build_notebooks, build_site, catalogue, fill_pages, notebook_s
 from tools.notebook_sources import code_cells, tags
 
 NAMES = catalogue.files()
-TAGS = {"alone", "parameters", "exercise", "solution", "reference", "answer", "slides"}
-TAGS |= {"nbval-check-output", "raises-exception"}
+TAGS = {"alone", "parameters", "exercise", "solution", "reference", "answer", "progress"}
+TAGS |= {"slides", "nbval-check-output", "raises-exception"}
 MARKS = re.compile(r"(picture|mistake)-\w+")
 SLIDES = {"slide", "subslide", "fragment", "skip", "notes", "-"}
 ABSOLUTE = re.compile(r"(?<![\w.:/])/(home|root|tmp|usr|opt|work|mnt|Users)/|\b[A-Z]:\\")
