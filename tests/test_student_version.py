@@ -62,9 +62,7 @@ def test_what_a_page_links_to_or_names_is_there(written, page):
     assert [path for path in paths if not path.exists()] == []
 
 
-@pytest.mark.parametrize(
-    "check", ["check_same_mask", "check_conditional", "check_score_probabilities"]
-)
+@pytest.mark.parametrize("check", ["check_score_probabilities"])
 def test_without_an_answer_a_result_that_needs_it_is_announced(written, check, capsys):
     """What a cell below an exercise shows once the answer is right, it says until then."""
     paths = (written / "notebooks").glob("*.ipynb")

@@ -91,10 +91,12 @@ def load_table(
     together = [row[names.index(group)].strip() for _, row in rows] if group else []
     _examine(numbers, inputs, target)
     groups = _join(duplicate_groups(numbers[:, :-1]).numpy(), together)
-    if len(np.unique(groups)) < GROUPS:
+    sizes = np.unique(groups, return_counts=True)[1]
+    if len(sizes) < GROUPS or 4 * max(sizes) > len(groups):
         raise ValueError(
-            f"only {len(np.unique(groups))} groups of rows belong together, at least {GROUPS} are "
-            "needed. Remedy: more groups, or another GROUP column"
+            f"{len(sizes)} groups of rows with equal inputs or one GROUP entry, the largest has "
+            f"{max(sizes)} of {len(groups)} rows. At least {GROUPS} are needed, none larger than a "
+            "quarter. Remedy: another GROUP column, or one more input that tells rows apart"
         )
     x, y = torch.from_numpy(numbers[:, :-1].copy()), torch.from_numpy(numbers[:, -1].copy())
     return Table(x, y, torch.from_numpy(groups), tuple(inputs), target)
