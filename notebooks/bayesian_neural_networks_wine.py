@@ -1823,11 +1823,11 @@ answer(
 # Each panel: the mean of the functions in blue, their 90 % band in light blue, the data in orange.
 #
 # **Read the gap.** NUTS opens a wide band between the clusters, and on both sides: many curves fit
-# the data and differ there. Mean field opens much less, and hardly any outside. A full
-# covariance allows changes that compensate each other, but sits on one hill of many, and on this
-# toy gains little. The deep ensemble visits several hills and spreads well in the gap; nothing
-# guarantees that, and outside it is almost as sure as mean field. Dropout is unsure everywhere, at
-# the data too, where there is no reason to be: its doubt has little to do with the gap.
+# the data and differ there. Mean field opens much less, and hardly any outside. A full covariance
+# allows changes that compensate each other, but sits on one hill of many, and on this toy gains
+# little. The deep ensemble visits several hills and spreads well in the gap; nothing guarantees
+# that, and outside it is almost as sure as mean field. Dropout is unsure everywhere, at the data
+# too, where there is no reason to be: its doubt has little to do with the gap.
 #
 # **Read R-hat, too.** Practice asks for at most 1.01, and an effective sample size of 400 (Vehtari
 # et al. 2021). These two short chains miss both where the curves differ most. That mean field is
