@@ -248,20 +248,26 @@ def fit_line(x, y, groups, seed):
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # **The forest** is what many would take for a table. Each of its trees splits the rows until
-# hardly any are left together; the prediction is their average. It is a number without a noise
-# scale. To make it a distribution we need one: the usual error. Of which rows?
+# hardly any are left together (each split looks at a third of the columns); the prediction is their
+# average. It is a number without a noise scale. To make it a distribution we need one: the usual
+# error. Of which rows?
 #
 # **Predict first:** we take the error on the rows that the forest was trained with. Of ten
 # held-out rows, how many does its 90 % interval then hold?
 
 # %%
-predict("own rows", "about nine", "about seven", "four or five")
+predict("own rows", "about nine", "about seven", "at most five")
+
 
 # %%
+def new_forest(seed):
+    return RandomForestRegressor(TREES, max_features=1 / 3, random_state=seed)
+
+
 used, held = split(0)
 x_used, x_held = (standardise(x[rows], x[used]) for rows in (used, held))
 y_used, y_held = (standardise(y[rows], y[used]) for rows in (used, held))
-forest = RandomForestRegressor(TREES, random_state=SEED).fit(x_used.numpy(), y_used.numpy())
+forest = new_forest(SEED).fit(x_used.numpy(), y_used.numpy())
 own, new = (torch.tensor(forest.predict(part.numpy())) for part in (x_used, x_held))
 own_error, new_error = (y_used - own).square().mean().sqrt(), (y_held - new).square().mean().sqrt()
 inside = ((y_held - new).abs() < 1.645 * own_error).double().mean()
@@ -273,7 +279,7 @@ print(f"the 90 % interval with the error of its own rows holds {inside:.0%} of t
 # %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
 answer(
     "own rows",
-    "four or five",
+    "at most five",
     "Each tree has most rows by heart, so the error on them says how well it remembers. "
     "It says nothing of new rows.",
 )
@@ -287,7 +293,7 @@ answer(
 # %%
 def fit_forest(x, y, groups, seed):
     """Random forest; one noise scale, from training rows that were set aside in turn."""
-    forest = RandomForestRegressor(TREES, random_state=seed)
+    forest = new_forest(seed)
     inputs, targets = x.cpu().numpy(), y.cpu().numpy()
     options = {"groups": groups.numpy(), "cv": GroupKFold(3)}
     unseen = torch.tensor(cross_val_predict(forest, inputs, targets, **options))
@@ -957,7 +963,7 @@ display(Markdown("\n".join(lines) + "\n\n" + told.replace("-", "−")))
 # ## 7 What you saw
 # - Groups before folds, folds before models. No row was judged by a model that knew its twin.
 # - An error on one's own training rows says how well a model remembers: the forest's intervals
-#   held four or five rows of ten, not nine.
+#   held five rows of ten at most, not nine.
 # - A prior that fits any table keeps the spread of the output near one, whatever its size.
 # - Coverage *and* width; a gain *with* its paired error over groups, and what that leaves out.
 # - The three tables at hand end differently. Whether a network, or a flow, is worth it is a

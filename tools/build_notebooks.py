@@ -156,9 +156,9 @@ def tidy(notebook: NotebookNode) -> None:
 
 def smaller(picture: str) -> str:
     """The same PNG, in base 64, with a palette of 256 colours where that saves space."""
-    image = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")
-    buffer = io.BytesIO()
-    image.quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    image, buffer = Image.open(io.BytesIO(base64.b64decode(picture))), io.BytesIO()
+    small = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    small.save(buffer, "PNG", optimize=True, dpi=image.info.get("dpi"))
     found = base64.b64encode(buffer.getvalue()).decode()
     return min(found, picture.replace("\n", ""), key=len)
 
@@ -204,6 +204,7 @@ def build(name: str, force: bool = False) -> bool:
         course = solved.metadata.course
     for old, new in zip(code_cells(solved), code_cells(notebook), strict=True):
         new.outputs, new.execution_count = old.outputs, old.execution_count
+    notebook_sources.attach_picture(notebook, notebook)
     notebook.metadata |= {"course": course, "language_info": LANGUAGE}
     nbformat.validate(notebook)
     notebook_sources.write(notebook, entry.built)

@@ -48,6 +48,9 @@ def parse(entry: catalogue.Notebook, seconds: dict[str, float] | None = None) ->
         "ways": catalogue.ways(entry),
     }
     generated |= {key: text() for key, text in QUOTED.items()}
+    for cell in code_cells(notebook):
+        if FIRST in tags(cell):
+            generated["picture"] = f"![{cell.metadata.alt}](attachment:picture.png)"
     notebook.cells.insert(notebook.cells.index(code_cells(notebook)[0]), first_cell())
     seen: set[str] = set()
     for cell in notebook.cells:
@@ -60,7 +63,8 @@ def parse(entry: catalogue.Notebook, seconds: dict[str, float] | None = None) ->
                 cell.source = cell.source.replace("{{" + key + "}}", text)
     check_sections(entry, notebook)
     mark_sections(entry, notebook)
-    attach_picture(entry, notebook)
+    if entry.built.is_file():
+        attach_picture(notebook, nbformat.read(entry.built, as_version=4))
     return notebook
 
 
@@ -74,15 +78,8 @@ def mark_sections(entry: catalogue.Notebook, notebook: NotebookNode) -> None:
             )
 
 
-def attach_picture(entry: catalogue.Notebook, notebook: NotebookNode) -> None:
-    """Put the notebook's best picture, of the run that is stored, where ``{{picture}}`` stands."""
-    if "{{picture}}" not in notebook.cells[0].source:
-        return
-    (first,) = (cell for cell in code_cells(notebook) if FIRST in tags(cell))
-    notebook.cells[0].source = notebook.cells[0].source.replace(
-        "{{picture}}", f"![{first.metadata.alt}](attachment:picture.png)"
-    )
-    stored = nbformat.read(entry.built, as_version=4) if entry.built.is_file() else notebook
+def attach_picture(notebook: NotebookNode, stored: NotebookNode) -> None:
+    """Give the first cell, which shows it, the picture of a stored run."""
     for cell in code_cells(stored):
         for output in cell.outputs if FIRST in tags(cell) else ():
             if "image/png" in output.get("data", {}):

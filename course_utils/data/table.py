@@ -69,8 +69,9 @@ def load_table(
         Johnstone and Tibshirani (2004), doi:10.1214/009053604000000067, from scikit-learn.
 
     Example:
-        >>> load_table("white wine").x.shape
-        torch.Size([400, 11])
+        >>> wine = load_table("white wine")
+        >>> wine.x.shape, len(wine.groups.unique())
+        (torch.Size([400, 11]), 316)
     """
     import numpy as np
     import torch

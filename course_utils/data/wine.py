@@ -54,8 +54,8 @@ def load_wine_quality(colour: str = "red") -> WineQuality:
         properties, doi:10.1016/j.dss.2009.05.016. UCI, doi:10.24432/C56S3T, CC BY 4.0.
 
     Example:
-        >>> load_wine_quality("red").x.shape
-        torch.Size([1599, 11])
+        >>> load_wine_quality("red").x.shape, load_wine_quality("white-400").x.shape
+        (torch.Size([1599, 11]), torch.Size([400, 11]))
     """
     import numpy as np
     import torch
