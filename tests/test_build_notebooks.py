@@ -138,7 +138,9 @@ def test_title_timetable_and_exercises_come_from_the_catalogue(course):
     build_notebooks.build("lesson")
     head = built().cells[0].source
     assert head.startswith("# Add: numbers\n| section |")
-    assert "| 1 Sums | core | 5 | 6 |\n| 2 Further sums | deeper | 10 |" in head  # three cells of 2 s
+    assert (
+        "| 1 Sums | core | 5 | 6 |\n| 2 Further sums | deeper | 10 |" in head
+    )  # three cells of 2 s
     assert "**Core:** 5 minutes." in head and "All sections: 15 minutes." in head
     assert head.endswith("The exercise takes another 3 minutes.")
 
