@@ -35,8 +35,6 @@ def net(x, y=None, hidden=10, *, s1=None, s2=None, act=torch.tanh, bend=True, no
 
 
 class Module(PyroModule):
-    """The same network with weights of PyroSample."""
-
     def forward(self, x, y=None, hidden=10):
         d = x.shape[1]
         self.w = PyroSample(dist.Normal(0.0, d**-0.5).expand([d, hidden]).to_event(2))
