@@ -1257,7 +1257,8 @@ publish(
 # 1. the epistemic standard deviation at `x`: average your epistemic variances over the wines, then
 #    take the root (in scales of the score);
 # 2. the KL term of the ELBO, from the trained guide to *this* prior;
-# 3. the ELBO at the end: average over the last fifty steps, in nats, for all wines together.
+# 3. the ELBO at the end: average over the last fifty steps (over all, if there
+#    are fewer), in nats, for all wines together.
 #
 # You need a model of your own; `train_svi` takes it as `model`. Leave the guide as it is.
 #

@@ -147,7 +147,7 @@ for wrong in (lambda: torch.tensor([1, 2]).mean(), lambda: x[::-1]):
 # Compute the posterior without knowing that it is a Beta density. `theta` $(s,)$ is a tensor of
 # equally spaced values in $(0, 1)$, `throws` $(n,)$ an *array* of zeros and ones. Write
 # `my_posterior(theta, throws)`: the posterior density at each value, $(s,)$, scaled so that the sum
-# of the values times their distance is 1. It should work for 5,000 throws, too.
+# of the values times the spacing of the grid is 1. It should work for 5,000 throws, too.
 
 
 # %% tags=["exercise"]
@@ -246,7 +246,7 @@ answer(
 # ### Exercise 2: uphill (3 minutes)
 # Write `my_climb(function, start)`. Begin at a copy of `start`, a tensor of any shape. Take 300
 # steps uphill, each 0.1 times the gradient of `function` (it gives one number). Return the place
-# reached. `start` itself must stay as it is.
+# reached. `start` itself must stay as it is. (`x.grad = None` forgets the last gradient.)
 
 
 # %% tags=["exercise"]

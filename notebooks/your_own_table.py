@@ -948,7 +948,7 @@ display(Markdown("\n".join(lines) + "\n\n" + told.replace("-", "−")))
 # one Gaussian has no use for them.
 #
 # ### When the flow loses
-# 1. **To one Gaussian?** Count rows per weight. Below one or two hundred rows take the Gaussian.
+# 1. **To one Gaussian?** Count rows per weight. With about a hundred rows expect it, and take it.
 # 2. **Was it stopped in time?** See the steps above. If the best is often the last, raise
 #    `FLOW_STEPS`.
 # 3. **Is it small enough?** One layer, few bins, few hidden units; then grow, and watch the
