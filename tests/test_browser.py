@@ -99,11 +99,17 @@ def dead_sliders(page, wanted: int) -> list[str]:
 
 
 def untold_pictures(cells: list[nbformat.NotebookNode]) -> list[str]:
-    """Code cells that draw a picture, with no sentence among the two cells above and below."""
+    """Code cells that draw a picture, with no sentence among the three cells above and below.
+
+    The sentence is a text, or the answer to a prediction.
+    """
     untold = []
     for i, cell in enumerate(cells):
         drawn = any("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
-        texts = [near for near in cells[max(i - 2, 0) : i + 3] if near.cell_type == "markdown"]
+        beside = cells[max(i - 3, 0) : i + 4]
+        texts = [
+            c for c in beside if c.cell_type == "markdown" or "answer" in notebook_sources.tags(c)
+        ]
         if drawn and not any(len(text.source.split()) >= 8 for text in texts):
             untold.append(cell.source[:200])
     return untold
