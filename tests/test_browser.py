@@ -144,7 +144,9 @@ def visit(path: Path, state: Path) -> dict[str, list]:
         page.screenshot(path=artefacts("browser") / f"{path.stem}-sliders.png")
         states = page.evaluate("Math.max(0, ...Object.values(progress).map((each) => each.size))")
         wrong["bar does not move"] = [] if states >= 3 else [states]
-        here = re.compile(rf"(http|ws)://{re.escape(address.removeprefix('http://'))}/|data:|blob:")
+        here = re.compile(
+            rf"(http|ws)://{re.escape(address.removeprefix('http://'))}/|(data|blob|attachment):"
+        )
         wrong["asked outside"] = [url for url in asked if not here.match(url)]
         return wrong
 
