@@ -69,26 +69,26 @@ def load(path: Path | None = None) -> dict[str, dict]:
     }
 
 
-def _note(part: str, name: str, **facts: Any) -> None:
-    path = _file()
-    known = load(path)
+def _note(part: str, name: str, known: dict[str, dict], **facts: Any) -> None:
     known[part][name] = {**facts, "when": datetime.datetime.now().isoformat(timespec="seconds")}
     _now.update(known)
-    if path:  # a full disk must not stop a lesson
+    if path := _file():  # a full disk must not stop a lesson
         with contextlib.suppress(OSError):
             write(path, json.dumps(known, indent=1, ensure_ascii=False) + "\n")
 
 
 def note_verdict(check: str, passed: bool) -> None:
     """Keep that an exercise was tried; what was solved once stays solved."""
-    before = load()["exercises"].get(check, {})
+    known = load()
+    before = known["exercises"].get(check, {})
     tries = before["tries"] + 1 if isinstance(before.get("tries"), int) else 1
-    _note("exercises", check, solved=passed or before.get("solved") is True, tries=tries)
+    solved = passed or before.get("solved") is True
+    _note("exercises", check, known, solved=solved, tries=tries)
 
 
 def note_prediction(name: str, said: str, right: bool) -> None:
     """Keep what was predicted, once its answer was seen."""
-    _note("predictions", name, said=said, right=right)
+    _note("predictions", name, load(), said=said, right=right)
 
 
 def _exercises(course: Path) -> Iterator[tuple[str, str, str, int, str]]:

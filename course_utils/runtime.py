@@ -112,10 +112,12 @@ def bar(values: Iterable, **options: Any) -> tqdm:
         options: Of ``tqdm``, such as ``desc`` or ``disable``.
 
     Returns:
-        The same values, on ordinary output: that of errors has the colour of one.
+        The same values, on ordinary output: that of errors has the colour of one. A loop inside of
+        another takes the same line, so that nothing is left when both are through.
     """
     import sys
 
     from tqdm import tqdm
 
-    return tqdm(values, **{"file": sys.stdout, "leave": False, "mininterval": 0.5} | options)
+    usual = {"file": sys.stdout, "leave": False, "position": 0, "mininterval": 0.5}
+    return tqdm(values, **usual | options)

@@ -390,7 +390,7 @@ def train_network(model, x, y, seed):
     optimiser = pyro.optim.ClippedAdam({"lr": 0.03, "lrd": 0.1 ** (1 / STEPS)})  # lr falls to 0.003
     svi = SVI(model, guide, optimiser, Trace_ELBO())
     with pyro.validation_enabled(False):  # the check has seen every site: saves a third of the time
-        for step in (shown := bar(range(STEPS), desc="network", position=0)):
+        for step in (shown := bar(range(STEPS), desc="network")):
             losses.append(svi.step(x, y, HIDDEN) / len(y))
             if step % 20 == 0:
                 shown.set_postfix(loss=f"{losses[-1]:.2f}", refresh=False)

@@ -14,7 +14,6 @@ import torch
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import ClippedAdam
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -24,9 +23,11 @@ from course_utils.checks.judge import (
     Wrong,
     call,
     close,
+    drawn,
     exercise,
     judge,
     numbers,
+    refuse_what_cannot_be_called,
     trial,
 )
 
@@ -191,8 +192,7 @@ def check_climb(answer: Any) -> Verdict:
 
 def _sites(program: Callable, *data: Any) -> dict[str, dict]:
     """The sample sites of a model or guide, plates left out, with their log densities."""
-    if not callable(program):
-        raise Wrong(f"give the function itself, not {type(program).__name__}.")
+    refuse_what_cannot_be_called(program)
     try:
         with pyro.validation_enabled():  # zuko switches it off
             trace = poutine.trace(program).get_trace(*data)
@@ -203,11 +203,7 @@ def _sites(program: Callable, *data: Any) -> dict[str, dict]:
         if error.__cause__ and "Trace Shapes" in str(error):
             raise error.__cause__ from None  # as the student's line raised it
         raise
-    sites = {
-        name: site
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample" and not site_is_subsample(site)
-    }
+    sites = drawn(trace)
     if not sites:
         if trace.nodes["_RETURN"]["value"] is ...:
             raise Untried

@@ -22,6 +22,7 @@ from course_utils.checks.judge import (
     exercise,
     judge,
     numbers,
+    refuse_what_cannot_be_called,
     trial,
 )
 
@@ -426,8 +427,7 @@ def check_train_step(answer: Any) -> Verdict:
     """One step of maximum likelihood on a batch: flow, tuple, optimiser -> loss (), nats."""
 
     def examine(step: Any) -> None:
-        if not callable(step):
-            raise Wrong(f"give the function itself, not {type(step).__name__}.")
+        refuse_what_cannot_be_called(step)
         near, label = [_noise(n, 2, seed=n).float() for n in (90, 50, 70)], torch.arange(90) % 2
         _examine_steps(step, [(x,) for x in near])
         _examine_steps(step, [(20 + 3 * x,) for x in near])

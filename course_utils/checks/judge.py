@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import pyro
 import torch
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from course_utils import progress
@@ -25,7 +26,6 @@ from course_utils import progress
 LIMIT = 10.0  # seconds; then an answer is interrupted
 COURSE = str(Path(__file__).resolve().parents[1])
 COLOURS = {"✓": "#2e8b57", "✗": "#d1495b", "…": "#e08e0b"}  # of the bar; words and sign say it, too
-STUBS = (..., NotImplemented)
 
 
 class Verdict(NamedTuple):
@@ -232,10 +232,21 @@ def _tensor(got: Any) -> Tensor | None:
     return None if tensor.is_complex() else tensor.to("cpu", torch.double).to_dense()
 
 
+def refuse_what_cannot_be_called(answer: Any) -> None:
+    """Raise ``Wrong`` for an answer that is no function, such as the result of a call."""
+    if not callable(answer):
+        raise Wrong(f"give the function itself, not {type(answer).__name__}.")
+
+
+def drawn(trace: pyro.poutine.Trace) -> dict[str, dict]:
+    """The sample sites of a run of Pyro by name, without those that pick a plate's batch."""
+    nodes = trace.nodes.items()
+    return {k: v for k, v in nodes if v["type"] == "sample" and not site_is_subsample(v)}
+
+
 def call(function: Callable, *case: Any) -> Any:
     """Call an answer with copies of a case, in the precision that it computes in."""
-    if not callable(function):
-        raise Wrong(f"give the function itself, not {type(function).__name__}.")
+    refuse_what_cannot_be_called(function)
     try:
         return function(*copy.deepcopy(case))
     except RuntimeError as error:

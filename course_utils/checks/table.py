@@ -17,6 +17,7 @@ from course_utils.checks.judge import (
     exercise,
     judge,
     numbers,
+    refuse_what_cannot_be_called,
     trial,
 )
 
@@ -54,8 +55,7 @@ def _latent(sites: dict[str, dict]) -> dict[str, dict]:
 
 
 def _examine_model(model: Any) -> None:
-    if not callable(model):
-        raise Wrong(f"give the function itself, not {type(model).__name__}.")
+    refuse_what_cannot_be_called(model)
     noise = torch.Generator().manual_seed(0)
     x, y = torch.randn(7, 3, generator=noise), torch.randn(7, generator=noise)
     sites = _sites(model, x, y, 6)
@@ -444,8 +444,7 @@ def _bananas() -> Iterator[Tensor]:
 
 
 def _examine_flow_training(training: Any) -> None:
-    if not callable(training):
-        raise Wrong(f"give the function itself, not {type(training).__name__}.")
+    refuse_what_cannot_be_called(training)
     train, validation = _bananas()
     flow = _flow()
     before, start = _score(flow, validation), _weights(flow)

@@ -10,7 +10,6 @@ import numpy as np
 import pyro
 import torch
 from pyro.infer import TraceMeanField_ELBO
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
@@ -20,10 +19,12 @@ from course_utils.checks.judge import (
     Wrong,
     call,
     close,
+    drawn,
     exercise,
     gradients,
     judge,
     numbers,
+    refuse_what_cannot_be_called,
     trial,
 )
 
@@ -86,8 +87,7 @@ class Tiny(nn.Module):
 
 def _run(function: Callable, *arguments: Any) -> Any:
     """Call an answer; a network that is given a distribution says so."""
-    if not callable(function):
-        raise Wrong(f"give the function itself, not {type(function).__name__}.")
+    refuse_what_cannot_be_called(function)
     try:
         return function(*arguments)
     except TypeError as error:
@@ -331,11 +331,7 @@ def _sites(
             f"the plate has not one place for each of the {len(x)} images, or one image is more "
             f"than one event there: {said}."
         ) from None
-    sites = {
-        name: node
-        for name, node in trace.nodes.items()
-        if node["type"] == "sample" and not site_is_subsample(node)
-    }
+    sites = drawn(trace)
     if not sites:
         if trace.nodes["_RETURN"]["value"] is ...:
             raise Untried

@@ -10,11 +10,20 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.infer import SVI
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from course_utils.checks.judge import Untried, Verdict, Wrong, exercise, judge, numbers, trial
+from course_utils.checks.judge import (
+    Untried,
+    Verdict,
+    Wrong,
+    drawn,
+    exercise,
+    judge,
+    numbers,
+    refuse_what_cannot_be_called,
+    trial,
+)
 
 
 def _draws(s: int, n: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -123,8 +132,7 @@ def _line(x: Tensor, y: Tensor, sigma: float) -> None:
 
 def _trace(model: Any, *data: Any, **known: Tensor) -> poutine.Trace:
     """Run a model or guide with some sites given, and note its random choices."""
-    if not callable(model):
-        raise Wrong(f"give the function itself, not {type(model).__name__}.")
+    refuse_what_cannot_be_called(model)
     try:
         trace = poutine.trace(poutine.condition(model, data=known)).get_trace(*data)
     except (RuntimeError, ValueError) as error:
@@ -135,7 +143,7 @@ def _trace(model: Any, *data: Any, **known: Tensor) -> poutine.Trace:
         raise Wrong("what is observed is handed to `pyro.sample` by name, as `obs=`.") from None
     if trace.nodes["_RETURN"]["value"] is ...:
         raise Untried
-    for name, site in _sites(trace).items():
+    for name, site in drawn(trace).items():
         shape, seen = tuple(site["fn"].shape()), tuple(site["value"].shape)
         if shape != seen:
             raise Wrong(
@@ -145,15 +153,9 @@ def _trace(model: Any, *data: Any, **known: Tensor) -> poutine.Trace:
     return trace
 
 
-def _sites(trace: poutine.Trace) -> dict[str, dict]:
-    """The random choices of a run, without those of rows for a batch."""
-    nodes = trace.nodes.items()
-    return {k: v for k, v in nodes if v["type"] == "sample" and not site_is_subsample(v)}
-
-
 def _looks_like_a_line(model: Any, x: Tensor, y: Tensor, *rest: Any) -> None:
     """Whether a model draws w (d,) and observes y, each declared as Pyro needs it."""
-    sites = _sites(_trace(model, x, y, *rest))
+    sites = drawn(_trace(model, x, y, *rest))
     if not sites:
         raise Wrong("nothing is random in it yet: what is drawn, and with which function of Pyro?")
     unknown = [name for name, site in sites.items() if not site["is_observed"]]
