@@ -594,8 +594,8 @@ _ = ipywidgets.interact(show_prior, factor=slider)
 # a simple family; it is fast, it scales, and its errors must be looked at.
 #
 # Near means a small Kullback–Leibler divergence. For any density $q(w)$
-# $$\log p(y) = \underbrace{\mathbb E_q[\log p(y\mid w)] - \mathrm{KL}(q \,\|\, p(w))}_{\text{ELBO}}
-# + \underbrace{\mathrm{KL}(q \,\|\, p(w \mid y))}_{\ge 0} .$$
+# $$\log p(y) = \underbrace{\mathbb E_q[\log p(y\mid w)] - \mathrm{KL}(q \,\|\, p(w))}_{\text{ELBO}} +
+# \underbrace{\mathrm{KL}(q \,\|\, p(w \mid y))}_{\ge 0} .$$
 # The ELBO, *evidence lower bound*, is the free energy of the earlier lectures (in physics with the
 # other sign).
 # *Derivation.* Bayes' theorem says $\log p(y) = \log p(y, w) - \log p(w\mid y)$ for every $w$. Take
@@ -803,8 +803,8 @@ assert checks.check_linear_model(course_model)
 # ### Exercise 4: train a guide that you did not write (15 minutes)
 # Pyro writes guides, too: `AutoMultivariateNormal(model)` is one with full covariance. Write a
 # function for *any* model. It makes such a guide; gives model and guide, an optimiser (`Adam` of
-# `pyro.optim`, or better `ClippedAdam`, whose step size can fall) and the loss `Trace_ELBO()` to
-# `SVI`; takes `steps` steps on the data; and returns the guide. Every call starts afresh: Pyro
+# `pyro.optim`, or better `ClippedAdam`, whose step size can fall; both take their settings as a
+# dictionary, `{"lr": 0.02}`) and the loss `Trace_ELBO()` to `SVI`; takes `steps` steps on the data; and returns the guide. Every call starts afresh: Pyro
 # keeps trained parameters under their names in one store, until it is told to clear it.
 
 
@@ -819,9 +819,8 @@ checks.check_posterior_fit(my_fit)
 # %% [markdown] slideshow={"slide_type": "skip"}
 # <details><summary>Hint 1</summary>
 #
-# Begin with `pyro.clear_param_store()`. An optimiser of Pyro takes its settings in a dictionary:
-# `pyro.optim.Adam({"lr": 0.02})`. `ClippedAdam` knows a second one, `lrd`: the factor of the step
-# size from step to step. `0.01 ** (1 / steps)` makes it fall to a hundredth.
+# Begin with `pyro.clear_param_store()`. `ClippedAdam` knows a second setting, `lrd`: the factor of
+# the step size from step to step. `0.01 ** (1 / steps)` makes it fall to a hundredth.
 #
 # </details>
 # <details><summary>Hint 2</summary>

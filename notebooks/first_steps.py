@@ -369,7 +369,7 @@ assert cloudy.shape == (7,)
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ### Exercise 3: the model of the coin (3 minutes)
 # Write `my_model(n, flips=None)`, the story of section 1: one `"theta"` from the prior, then `n`
-# independent throws at one site `"flips"` $(n,)$, observed if they are given. Return the throws.
+# independent throws at one site `"flips"` $(n,)$, observed if they are given.
 
 
 # %% tags=["exercise"]
@@ -389,7 +389,7 @@ checks.check_coin_model(my_model)
 #
 # <details><summary>Hint 2</summary>
 #
-# The last line begins with `return pyro.sample("flips", …`.
+# The last line begins with `pyro.sample("flips", …`.
 #
 # </details>
 

@@ -958,7 +958,7 @@ assert checks.check_vae_model(model)
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ### Exercise 4: write the guide (10 minutes)
 # Now $q_\phi(z \mid x)$: `vae.posterior(x)` returns the encoder's means and standard deviations,
-# both `(n, k)`. The guide takes the same arguments as the model.
+# both `(n, k)`. The guide takes the same arguments as the model, and registers the network as well.
 
 
 # %% tags=["exercise"]

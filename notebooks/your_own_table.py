@@ -315,12 +315,12 @@ def fit_forest(x, y, groups, seed):
 # must serve a table that nobody has seen. All it may count on: inputs and target have mean 0 and
 # standard deviation 1.
 #
-# ### Exercise 1: your model (10 minutes)
+# ### Exercise 1: your model (12 minutes)
 # Write a Bayesian network in Pyro: one hidden layer of `hidden` units and one output. The targets
 # scatter around the output with one unknown noise scale. Later cells count on this:
 # - `x` has shape $(n, d)$, `y` $(n,)$. Without `y` the model draws targets.
-# - The noise scale is called `"sigma"`, the targets `"y"`. Note the output $(n,)$ by
-#   `pyro.deterministic("mean", …)`.
+# - The noise scale is called `"sigma"`, the targets `"y"`. Put the output $(n,)$ on record: where
+#   `pyro.sample` draws, `pyro.deterministic("mean", value)` only gives `value` a name.
 #
 # The priors are your decision. But **before any data** the output should have a spread of about
 # one, as the target has, whatever the numbers of columns and hidden units. The check draws from
@@ -485,7 +485,7 @@ logistic = invert(torch.sigmoid, 0.9, torch.tensor([-5.0, 300.0]))  # its quanti
 assert torch.allclose(logistic, torch.tensor(9.0).log(), atol=1e-4)
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# ### Exercise 2: coverage and width (6 minutes)
+# ### Exercise 2: coverage and width (8 minutes)
 # Targets `observed` $(n,)$ were predicted with `mean` and `scale` $(s, n)$: for each row an equal
 # mixture of $s$ Gaussians. Return two numbers: the **share of the targets** in the central
 # intervals that hold `mass`, and the **mean width** of these intervals. Use `invert`.
@@ -586,7 +586,7 @@ answer(
 )
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# ### Exercise 3: the paired difference (6 minutes)
+# ### Exercise 3: the paired difference (8 minutes)
 # Two models gave scores `first` and `second` $(n,)$ to the same rows; `groups` $(n,)$ holds the
 # labels $0, 1, \dots, G - 1$. Return the mean of *first minus second* over the rows, and its
 # standard error when **groups**, not rows, are the independent draws. It must pass two tests:

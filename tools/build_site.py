@@ -46,12 +46,22 @@ def dress(notebook: nbformat.NotebookNode) -> None:
             cell.metadata.mystnb = {"image": {"alt": cell.metadata.alt}}
 
 
+def hang(notebook: nbformat.NotebookNode, path: Path) -> None:
+    """Write attached pictures into files beside the notebook: MyST-NB does not read attachments."""
+    for cell in notebook.cells:
+        for name, kinds in cell.pop("attachments", {}).items():
+            file = path.with_name(f"{path.stem}-{name}")
+            file.write_bytes(base64.b64decode(*kinds.values()))
+            cell.source = cell.source.replace(f"attachment:{name}", file.name)
+
+
 def lay_out(folder: Path) -> None:
     """Copy the repository into a folder as Sphinx should read it; the README becomes the index."""
     shutil.copytree(ROOT, folder, ignore=ELSEWHERE, dirs_exist_ok=True)
     for path in (folder / "notebooks").glob("*.ipynb"):
         notebook = nbformat.read(path, as_version=4)
         dress(notebook)
+        hang(notebook, path)
         nbformat.write(notebook, path)
     readme = (folder / "README.md").read_text(encoding="utf-8")
     contents = (folder / "docs" / "index.md").read_text(encoding="utf-8")

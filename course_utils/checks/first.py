@@ -300,6 +300,8 @@ def check_coin_model(answer: Any) -> Verdict:
         for flips in THROWS:
             n, heads = len(flips), float(flips.sum())
             sites = _examine_data(model, ("theta", "flips"), (n,), flips)
+            if (torch.as_tensor(getattr(sites["flips"]["fn"], "total_count", 1)) > 1).any():
+                raise Wrong("a Binomial counts the heads of many throws; `flips` holds each throw.")
             if tuple(sites["theta"]["value"].shape) != ():
                 got = tuple(sites["theta"]["value"].shape)
                 raise Wrong(f"there is one coin, but `theta` has shape {got}. Is it in the plate?")

@@ -181,7 +181,7 @@ def _compare(function: Any, case: tuple, right: Tensor, traps: list, *, rtol: fl
 def _built(answer: Any, *sizes: int, **options: Any) -> nn.Module:
     """What a student's class makes."""
     if isinstance(answer, nn.Module) or not callable(answer):
-        raise Wrong(f"give the class itself, not {type(answer).__name__}.")
+        raise Wrong(f"give the class itself, and not the {type(answer).__name__} that it makes.")
     layer = answer(*sizes, **options)
     if layer is ... or layer is NotImplemented:
         raise Untried

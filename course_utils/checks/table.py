@@ -162,11 +162,13 @@ def _examine_function(model: Callable, x: Tensor, latent: dict[str, dict]) -> No
 
 def _examine_prior(model: Callable) -> None:
     noise = torch.Generator().manual_seed(1)
-    told, spreads, sizes = [], [], []
+    told, spreads, sizes, moves = [], [], [], []
     for d, hidden in ((2, 4), (2, 8), (30, 300)):
         x = torch.randn(40, d, generator=noise)
         runs = [_sites(model, x, None, hidden) for _ in range(40)]
-        spread = torch.stack([run["mean"]["value"] for run in runs]).std().item()
+        means = torch.stack([run["mean"]["value"] for run in runs])  # (s, n)
+        spread = means.std().item()
+        moves.append(means.std(1).mean().item())
         sizes.append(sum(site["value"].numel() for site in _latent(runs[0]).values()))
         spreads.append(spread)
         told.append(f"{spread:.2g} with {d} columns and {hidden} hidden units")
@@ -181,6 +183,12 @@ def _examine_prior(model: Callable) -> None:
         raise Wrong(
             f"before any data its output has spread {told[0]}, {told[2]}; the targets have 1. "
             "Such a prior hardly lets it move."
+        )
+    if moves[2] < 0.15:
+        raise Wrong(
+            f"before any data its output differs from row to row by {moves[0]:.2g} with 2 columns "
+            f"and 4 hidden units, by {moves[2]:.2g} with 30 and 300: it becomes a constant. How "
+            "does the spread of a sum of many independent terms grow?"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -330,7 +331,10 @@ def check_variance_parts(answer: Any) -> Verdict:
         (parts(lambda s: s.var(0, correction=0), ignorance), "the noise is not how σ varies."),
         (parts(noise, lambda m: (m**2).mean(0)), "a mean of squares is no variance."),
         (parts(noise, lambda m: m.std(0, correction=0)), "variances, not standard deviations."),
-        (parts(noise, lambda m: m.var(0)), "use `correction=0`."),
+        (
+            parts(noise, lambda m: m.var(0)),
+            "the draws are all there is, no sample of more: what does `var` divide by?",
+        ),
         (lambda m, s: reference(m, s).flip(0), "aleatoric above epistemic."),
         (lambda m, s: reference(m, s).sqrt(), "variances, not standard deviations."),
         (lambda m, s: reference(m, s).sum(0), "keep the two parts apart."),
@@ -400,6 +404,8 @@ def check_prior_experiment(answer: Any) -> Verdict:
             raise Wrong("the KL term under a ten times wider prior is off: are all scales wider?")
         if elbo > 0 or wide_elbo > 0:
             raise Wrong("the ELBO is negative here: what is minimised is its negative.")
+        if elbo > -kl and math.isclose(run(x, y, 1.0, 2)[2] / elbo, 2, rel_tol=0.2):
+            raise Wrong("with fewer than fifty steps the average is over those that there are.")
         if elbo > -kl:
             raise Wrong("the ELBO is fit minus KL, of all wines together: this is not.")
         fit, wide_fit = elbo + kl, wide_elbo + wide_kl
@@ -492,7 +498,10 @@ def check_coverage(answer: Any) -> Verdict:
             lambda y, d, m: share(y, d.quantile(1 - m, dim=0), INF),
             "this is one-sided: cut off on both sides.",
         ),
-        (lambda y, d, m: between(y, d, 1 - m, m), "leave (1 - mass) / 2 on each side."),
+        (
+            lambda y, d, m: between(y, d, 1 - m, m),
+            "this holds less than `mass`: the two sides share what is outside.",
+        ),
         (lambda y, d, m: 1 - reference(y, d, m), "this is the share outside."),
         (lambda y, d, m: 100 * reference(y, d, m), "a share, not per cent."),
         (lambda y, d, m: len(y) * reference(y, d, m), "a share, not a number of wines."),

@@ -107,6 +107,7 @@ WRONG = [  # exercise, answer, words of the message
     ("coin_model", coin(lambda t: Bernoulli(1 - t)), "swapped"),
     ("coin_model", coin(lambda t: Bernoulli(logits=t)), "log-odds"),
     ("coin_model", coin(lambda t: Normal(t, 1)), "log likelihood is"),
+    ("coin_model", coin(lambda t: Binomial(12, t)), "each throw"),
     ("guide", guide(lambda: Beta(free("a"), free("b"))), "`constraint`"),
     ("guide", guide(lambda: Beta(2, 2)), "nothing can be trained"),
     ("guide", guide(lambda: Beta(pos("a"), pos("a"))), "each for itself"),

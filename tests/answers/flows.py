@@ -91,6 +91,7 @@ WRONG = [  # exercise, answer, words of the message
     ("transformed_log_prob", lambda *a: stack(*a, undo=lambda t, x: t(x)), "go back"),
     ("transformed_log_prob", lambda x, t: t.reverse() or stack(x, t, order=list), "the list"),
     ("coupling", book.MyCoupling, "Not tried yet"),
+    ("coupling", Layer(2, flip=True), "the class itself"),
     ("coupling", forth(lambda m, s, t: (m * s.exp() + t, -s.sum(-1))), "sign"),
     ("coupling", forth(lambda m, s, t: (m * s.exp() + t, s)), "add up the coordinates"),
     ("coupling", forth(lambda m, s, t: (m * s.exp() + t, s.sum())), "do not add up the rows"),

@@ -20,11 +20,11 @@ WHERE = {"plate": pyro.plate, "nowhere": lambda *_: torch.no_grad()}
 
 def net(x, y=None, hidden=10, *, s1=None, s2=None, act=torch.tanh, bend=True, noise=None, **slip):
     """A right model, but for what the slips replace."""
-    d, look = x.shape[1], slip.get("look", lambda mean: mean)
-    w1 = dist.Normal(0.0, s1 or d**-0.5).expand([d, hidden])
+    d, look, power = x.shape[1], slip.get("look", lambda f: f), slip.get("power", -0.5)
+    w1 = dist.Normal(0.0, s1 or d**power).expand([d, hidden])
     w1 = pyro.sample("w1", w1 if slip.get("loose") else w1.to_event(2))
     b1 = pyro.sample("b1", dist.Normal(0.0, 1.0).expand([hidden]).to_event(1)) if bend else 0.0
-    w2 = pyro.sample("w2", dist.Normal(0.0, s2 or hidden**-0.5).expand([hidden]).to_event(1))
+    w2 = pyro.sample("w2", dist.Normal(0.0, s2 or hidden**power).expand([hidden]).to_event(1))
     sigma = pyro.sample("sigma", noise or dist.HalfNormal(1.0))
     mean = look(act(x @ w1 + b1) @ w2)
     pyro.deterministic(slip.get("mean", "mean"), mean)
@@ -87,9 +87,11 @@ def fit(flow, train, validation, steps, lr, *, sign=-1, on=None, score=None, **s
 
 
 MODEL, TABLE, PAIRED, FLOW = "table_model", "table_intervals", "paired_difference", "table_flow"
+B2 = partial(pyro.sample, "b2", dist.Normal(0.0, 1.0))
 WRONG = [  # exercise, answer, words of the message
     (MODEL, partial(net, s1=1.0, s2=1.0), "How does a sum"),
     (MODEL, partial(net, s1=0.01, s2=0.01), "hardly lets it move"),
+    (MODEL, partial(net, power=-1, look=lambda f: f + B2()), "becomes a constant"),
     (MODEL, partial(net, act=lambda z: z), "a straight line"),
     (MODEL, partial(net, bend=False), "lack an intercept"),
     (MODEL, partial(net, where="nowhere"), "stands in no plate"),

@@ -87,7 +87,7 @@ WRONG = [  # exercise, answer, words of the message
         (fit(clear=False), "met the parameters of the first"), (fit(give="losses"), "not list")],
     "variance_parts": [
         (lambda m, s: PARTS(m, s).flip(0), "above"), (lambda m, s: PARTS(m, s).sqrt(), "standard"),
-        (lambda m, s: torch.stack([s.square().mean(0), m.var(0)]), "correction=0"),
+        (lambda m, s: torch.stack([s.square().mean(0), m.var(0)]), "`var` divide"),
         (lambda m, s: torch.stack([s.mean(0) ** 2, PARTS(m, s)[1]]), "then average"),
         (lambda m, s: PARTS(m.T, s.T), "first axis")],
     "prior_experiment": [
@@ -95,6 +95,7 @@ WRONG = [  # exercise, answer, words of the message
         (trained(lambda e, k, b, x, *case: (e, k, b / len(x))), "of all wines"),
         (trained(lambda e, k, b, *case: (e, k / 202, b)), "sum over all weights"),
         (trained(lambda e, k, b, *case: (e**2, k, b)), "take the root"),
+        (trained(lambda e, k, b, *case: (e, k, min(1, case[3] / 50) * b)), "those that there are"),
         (lambda x, y, w, n: TRAIN(x, y, 1.0, n), "does not change"),
         (lambda x, y, w, n: TRAIN(x, y, w**0.5, n), "are all scales wider"),
         (lambda x, y, w, n: TRAIN(x, y, w, 1), "`steps` used"),
