@@ -45,6 +45,7 @@ def use_course_style() -> None:
             "font.size": 12,
             "axes.grid": True,
             "axes.prop_cycle": plt.cycler(color=list(PALETTE.values())),
+            "axes.axisbelow": True,
             "axes.spines.top": False,
             "axes.spines.right": False,
             "grid.alpha": 0.3,

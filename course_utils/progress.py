@@ -132,14 +132,18 @@ def _sentence(found: list[Task]) -> str:
     left = [task for task in found if task.state != "solved"]
     solved = f"{len(found) - len(left)} of {len(found)} exercises solved."
     if not left:
-        return f"{solved} What comes next: the next title on the start page."
+        return f"{solved} What is open elsewhere says: python -m course_utils progress."
     return f"{solved} What comes next: exercise {left[0].exercise}, {left[0].title}."
 
 
 def _predicted(course: Path | None = None) -> str:
     known = load(course / "work" / "progress.json" if course else None)["predictions"].values()
     right = sum(noted.get("right") is True for noted in known)
-    return f"Predictions of the course so far: {len(known)}, right {right}." if known else ""
+    return (
+        f"Predictions in all notebooks so far: {len(known)}, {right} of them right."
+        if known
+        else ""
+    )
 
 
 def show(notebook: str) -> None:

@@ -143,7 +143,7 @@ for wrong in (lambda: torch.tensor([1, 2]).mean(), lambda: x[::-1]):
         print(f"{type(error).__name__}: {str(error)[:90]}")
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# ### Exercise 1: Bayes' theorem on a grid (3 minutes)
+# ### Exercise 1: Bayes' theorem on a grid (6 minutes)
 # Compute the posterior without knowing that it is a Beta density. `theta` $(s,)$ is a tensor of
 # equally spaced values in $(0, 1)$, `throws` $(n,)$ an *array* of zeros and ones. Write
 # `my_posterior(theta, throws)`: the posterior density at each value, $(s,)$, scaled so that the sum
@@ -232,6 +232,7 @@ for _ in range(2):
     print(f"{guess.grad:.4f}")
 
 # %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
 answer(
     "second gradient",
     "twice the number",
@@ -243,7 +244,7 @@ answer(
 # nothing is remembered. `x.detach()` has the numbers of `x` without the memory (NumPy wants this
 # one), `x.item()` is one number as Python knows it.
 #
-# ### Exercise 2: uphill (3 minutes)
+# ### Exercise 2: uphill (6 minutes)
 # Write `my_climb(function, start)`. Begin at a copy of `start`, a tensor of any shape. Take 300
 # steps uphill, each 0.1 times the gradient of `function` (it gives one number). Return the place
 # reached. `start` itself must stay as it is. (`x.grad = None` forgets the last gradient.)
@@ -322,6 +323,7 @@ predict("three normals", "one number", "(5,)", "(5, 3)")
 print(tuple(three.log_prob(x).shape))
 
 # %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
 answer("three normals", "(5, 3)", "Only event axes are summed, and `three` has none.")
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
@@ -369,7 +371,7 @@ assert cloudy.shape == (7,)
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ### Exercise 3: the model of the coin (3 minutes)
 # Write `my_model(n, flips=None)`, the story of section 1: one `"theta"` from the prior, then `n`
-# independent throws at one site `"flips"` $(n,)$, observed if they are given.
+# independent throws at one site `"flips"` $(n,)$, in a plate, observed if they are given.
 
 
 # %% tags=["exercise"]
@@ -558,7 +560,7 @@ assert -1e-6 < kl < 0.005, EXPECTED
 # dictionary of the other sites, draws along the first axis. With `parallel=True` all run at once,
 # if the plates are right.
 #
-# ### Exercise 5: forecast (2 minutes)
+# ### Exercise 5: forecast (3 minutes)
 # Write `my_forecast(model, theta, m)`: for each of the draws `theta` $(s,)$ the number of heads in
 # `m` new throws, $(s,)$.
 
@@ -614,6 +616,7 @@ ax.set(xlabel="heads in the next ten throws", ylabel="probability", xticks=range
 _ = ax.legend()
 
 # %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
 assert ours.std() > other.std()
 answer(
     "ten more",
@@ -639,6 +642,7 @@ auto_elbo = precise_elbo(model, auto, n, flips)
 print(f"ELBO {auto_elbo:.3f} nats, log evidence {log_evidence:.3f} nats")
 
 # %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
 assert 0.004 < log_evidence - auto_elbo < 0.03, EXPECTED
 answer(
     "gaussian gap",
@@ -720,7 +724,7 @@ def course_mint(throws, heads=None):
 assert checks.check_mint(course_mint)
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# ### Exercise 7: the guide of the mint (4 minutes)
+# ### Exercise 7: the guide of the mint (5 minutes)
 # Write `my_mint_guide(throws, heads=None)`: a Beta density for the centre, and one for each coin,
 # all independent of each other (*mean field*). All parameters begin at 2; each coin has its own.
 

@@ -24,8 +24,8 @@
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # **What you need.** Python, probability (Gaussian, Kullback–Leibler divergence), partial
-# derivatives; tensors, gradients and modules of PyTorch, as [first_steps](first_steps.ipynb) shows
-# them. Section 10 also needs variational Bayes, from the earlier lectures (1–3) or from that
+# derivatives; tensors and gradients of PyTorch, as [first_steps](first_steps.ipynb) shows them, and
+# what an `nn.Module` is. Section 10 also needs variational Bayes, from the earlier lectures (1–3) or from that
 # notebook. No GPU is needed. Everything runs unchanged on one, where it was not timed.
 #
 # {{ways}}; each says how long.
@@ -125,6 +125,7 @@ print(f"per unit of x: {(probability / ends.diff()).item():.3f}")
 print(f"per unit of z: {(probability / f_cubic(ends).diff()).item():.3f}")
 
 # %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
 answer("steep", "that of x", "The same probability lies on a shorter piece.")
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
@@ -249,6 +250,7 @@ for ax, (name, shape), colour in zip(axes, images.items(), ("sky", "orange", "gr
 _ = axes[0].set_ylabel("second coordinate")
 
 # %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
 answer("shear", "it stays the same", "Same base, same height: a shear costs no volume.")
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
@@ -399,6 +401,7 @@ print(f"expected NLL of the truth: {entropy:.4f} nats")
 print(f"with all coordinates ten times smaller: {entropy - 2 * math.log(10):.4f} nats")
 
 # %% tags=["answer", "mistake-F3"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
 answer(
     "truth_score",
     "that depends: below zero, too",
@@ -684,6 +687,7 @@ mass = integrate(untrained.log_prob, tuple(reach.flatten().tolist()), 600)
 print(f"integral of the random flow: {mass:.4f}")
 
 # %% tags=["answer", "mistake-F9"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
 answer("untrained", "to one", "Whatever the weights are: training only chooses among densities.")
 assert abs(mass - 1) < 0.005
 
@@ -922,6 +926,7 @@ for ax, stage in zip(axes, range(0, 9, 2), strict=True):
 _ = axes[0].set_ylabel("coordinate 2")
 
 # %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
 answer(
     "tear",
     "no, it is only stretched",
@@ -1056,6 +1061,7 @@ with torch.no_grad():
 print(f"64 dimensions: sampling takes {sampling / scoring:.0f} times as long as scoring")
 
 # %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
 answer(
     "maf_samples",
     "64 times as long, or more",
@@ -1086,6 +1092,7 @@ stuck_gap, _ = gap_to_truth(stuck.log_prob(x_test).detach())
 print(f"gap of a flow that never flips: {stuck_gap:.2f} nats after 150 steps")
 
 # %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
 answer(
     "never_flip",
     "above a number that no training reduces",
@@ -1300,6 +1307,7 @@ display(
 )
 
 # %% tags=["answer", "mistake-D5", "mistake-F6"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
 answer(
     "splines",
     "both are about the same",
@@ -1419,6 +1427,7 @@ assert leaks["the truth"] < 1e-4, EXPECTED
 assert min(leaks["RealNVP, one Gaussian"], leaks["spline, one Gaussian"]) > 5e-4, EXPECTED
 
 # %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
 answer(
     "base", "several Gaussians", "Then nothing has to be pulled apart; the table below shows it."
 )
@@ -1695,6 +1704,7 @@ head = f"| samples from | classifier (± {noise_of_accuracy:.3f}) | best possibl
 display(Markdown(head + "| --- | --- | --- |\n" + lines))
 
 # %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
 answer(
     "classifier", "51 times in 100", "Hardly more often than a coin; the best one a little more."
 )
@@ -1871,6 +1881,7 @@ for ax, (name, g) in zip(axes, guides.items(), strict=True):
     _ = ax.set(xlim=(-3, 3), ylim=(-5, 3))
 
 # %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
 answer(
     "banana",
     "narrower",
@@ -1955,6 +1966,7 @@ _ = ax.set(xlabel=r"$\theta$", ylabel="density", ylim=(0, None))
 _ = ax.legend(fontsize=10)
 
 # %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
 answer(
     "two_modes",
     "the ELBO's on one mode, maximum likelihood between them",

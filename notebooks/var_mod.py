@@ -302,6 +302,7 @@ axes[0].set_title("dots: test digits, crosses: random codes")
 _ = plot_images(drawn, rows=5, ax=axes[1]).set_title("decoded random codes (pixel means)")
 
 # %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
 answer("islands", "some kinds do, others overlap", "Left: the dots are coloured by their digit.")
 answer(
     "random codes",
@@ -428,6 +429,7 @@ assert abs(missing[10_000][0]) < 0.1
 # for one row of lamps; for $k$ independent rows these numbers are multiplied.
 
 # %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
 log_square = (log_given + log_joint).logsumexp(-1) + math.log(12 / 4000) - 2 * log_exact  # log m
 needed = 1000 * (log_square[:8].sum().exp() - 1) / (log_square[0].exp() - 1)
 why = f"These lamps need {needed / 1e6:,.0f} million: a draw must explain all eight rows at once. "
@@ -581,6 +583,7 @@ print(f"mean gap {gap.mean().item():.4f} nats, largest {gap.max().item():.4f}")
 assert gap.min() > -1e-6
 
 # %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
 answer(
     "gaussian lamps",
     "within 0.05 nats",
@@ -755,6 +758,7 @@ print("standard deviations: guide", guide_sd.numpy().round(3))
 print("                     exact", exact_sd.numpy().round(3))
 
 # %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
 answer(
     "linear",
     "yes, mean and width",
@@ -853,6 +857,7 @@ ax.set(xlabel="draws $S$", ylabel="standard deviation of the mean gradient")
 _ = ax.legend()
 
 # %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
 ratio = (spread["score function"] / spread["reparametrised"]) ** 2
 ratio_baseline = (spread["score function, baseline"] / spread["reparametrised"]) ** 2
 answer(
@@ -1050,6 +1055,7 @@ assert -160 < flat_elbo < -138, EXPECTED
 ax = plot_loss(history, xlabel="epoch", ylabel="ELBO (nats per image)")
 
 # %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
 answer(
     "first epochs",
     "validation",
@@ -1249,6 +1255,7 @@ print("aggregate posterior: mean", aggregate_mean.cpu().numpy().round(2), "stand
 print(f"beyond radius 4: {far:.2%} of the draws, {math.exp(-8):.2%} of the prior")
 
 # %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
 answer(
     "aggregate",
     "about 1 in 100",
@@ -1500,6 +1507,7 @@ ax.set(xlabel="draws $K$", ylabel="nats per test image")
 _ = ax.legend()
 
 # %% tags=["answer", "mistake-V8"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
 answer(
     "above the ELBO",
     "a few nats",
@@ -1715,6 +1723,7 @@ assert all(a > b for a, b in itertools.pairwise(rates)), EXPECTED
 assert distortions[0] < distortions[-1], EXPECTED
 
 # %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
 answer(
     "dial",
     "1",
@@ -1898,6 +1907,7 @@ ax.set_ylim(-0.5, 2.5)
 _ = ax.set_title(f"one dot per choice of {LABELS} labels")
 
 # %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
 answer(
     "labels",
     "the hidden layer",
@@ -1959,6 +1969,7 @@ for name, values in scores.items():
     print(f"{name:18s} {values.mean():8.1f} nats, alarm works in {works[name]:.0%}")
 
 # %% tags=["answer", "mistake-V11"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
 answer(
     "alarm",
     "lower half erased",
@@ -1989,6 +2000,7 @@ print(
 print(f"the alarm works in {rate_ones:.0%} of the cases")
 
 # %% tags=["answer", "mistake-V11"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
 answer(
     "unseen ones",
     "on the contrary: they get a higher ELBO than other digits",

@@ -279,6 +279,7 @@ print(
 print(f"the 90 % interval with the error of its own rows holds {inside:.0%} of the held-out rows")
 
 # %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
 answer(
     "own rows",
     "seven or fewer",
@@ -578,6 +579,7 @@ usual, after = gain.std() / len(gain) ** 0.5, doubled.std() / len(doubled) ** 0.
 print(f"the error of the doubled table is {after / usual:.0%} of that of the table")
 
 # %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
 answer(
     "copies",
     "it shrinks to 71 %",
@@ -586,7 +588,7 @@ answer(
 )
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# ### Exercise 3: the paired difference (8 minutes)
+# ### Exercise 3: the paired difference (10 minutes)
 # Two models gave scores `first` and `second` $(n,)$ to the same rows; `groups` $(n,)$ holds the
 # labels $0, 1, \dots, G - 1$. Return the mean of *first minus second* over the rows, and its
 # standard error when **groups**, not rows, are the independent draws. It must pass two tests:
@@ -649,7 +651,7 @@ lines = [f"| {head} | width | seconds |", "| --- " * 6 + "|"]
 for name, (mean, _) in held_out.items():
     centre, error, _ = verdict(name, "line", density)
     gained = "" if name == "line" else f"{centre:+.3f} ± {error:.3f}".replace("-", "−")
-    facts = f"{rmse(y, mean.mean(0)):.3g} | {gained} | {coverage[name]:.1%} | {width[name]:.3g}"
+    facts = f"{rmse(y, mean.mean(0)):#.3g} | {gained} | {coverage[name]:.1%} | {width[name]:#.3g}"
     lines.append(f"| {name} | {facts} | {seconds[name]:.1f} |")
 display(Markdown("\n".join(lines)))
 
@@ -684,7 +686,8 @@ for place, pair in enumerate(pairs):
     centre, error, word = verdict(*pair, density)
     colour = PALETTE[{"better": "green", "worse": "orange"}.get(word, "black")]
     _ = right.errorbar(centre, place, xerr=2 * error, fmt="o", color=colour, capsize=5)
-    _ = right.text(centre, place + 0.28, word, ha="center", va="center", color=colour)
+    label = {"ha": "center", "va": "center", "color": colour, "backgroundcolor": "white"}
+    _ = right.text(centre, place + 0.3, word, fontsize="small", **label)
 _ = right.axvline(0, color=PALETTE["black"], ls="--", lw=1)
 _ = right.set_yticks(range(3), [f"{a} − {b}" for a, b in pairs])
 _ = right.set(xlabel="gain in log density (nats per row)", ylim=(2.6, -0.4))
@@ -874,6 +877,7 @@ _ = ax.set(xlabel="step", ylabel="log density (nats per row)", ylim=(lowest - 2,
 _ = ax.legend(loc="best")
 
 # %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
 answer(
     "too long",
     "it rises, then falls",

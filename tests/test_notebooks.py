@@ -148,6 +148,7 @@ def test_a_prediction_is_asked_first_and_answered_once_out_of_sight(name):
                 case "answer", [question, right, *_]:
                     assert right in open_questions.pop(question)
                     assert "answer" in tags(cell) and cell.metadata.jupyter.source_hidden
+                    assert cell.source.startswith("# Answer\n")  # a folded cell shows this line
     assert not open_questions
 
 

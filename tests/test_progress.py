@@ -88,7 +88,7 @@ def test_the_command_tells_students_and_teachers(work, capsys):
     assert command.main(["progress"]) == 0
     told = capsys.readouterr().out
     assert "✓ solved  1 " in told and f"1 of {len(FIRST.exercises)} exercises solved" in told
-    assert "so far: 1, right 1" in told
+    assert "so far: 1, 1 of them right" in told
     assert command.main(["progress", "--json"]) == 0
     table = json.loads(capsys.readouterr().out)
     assert len(table["exercises"]) == sum(len(each.exercises) for each in catalogue.load())

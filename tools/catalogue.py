@@ -158,7 +158,7 @@ def seconds(value: float | None) -> str:
 
 def computing(notebook: Notebook) -> str:
     """What all cells together took."""
-    return f"{max(1, round(sum(notebook.seconds.values()) / 60))} min"
+    return f"{max(1, round(sum(notebook.seconds.values()) / 60))}\u00a0min"
 
 
 def timetable(notebook: Notebook, took: dict[str, float]) -> str:

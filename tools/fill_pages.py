@@ -29,9 +29,9 @@ TIMES = ["core", "all of it", "exercises", "computing"]
 
 def times(each: Notebook) -> list[str]:
     return [
-        f"{each.core_minutes} min",
-        f"{each.minutes} min",
-        f"{each.exercise_minutes} min",
+        f"{each.core_minutes}\u00a0min",
+        f"{each.minutes}\u00a0min",
+        f"{each.exercise_minutes}\u00a0min",
         catalogue.computing(each),
     ]
 

@@ -81,7 +81,11 @@ def check_posterior(answer: Any) -> Verdict:
         (heads_alone, "the throws that showed tails count, too."),
         (mean, "the likelihood of all throws is asked, not of an average throw."),
         (prior_as_it_is, "you add a density to logarithms: the prior needs one, too."),
-        (underflow, "the product of so many probabilities is 0 for a computer: add logarithms."),
+        (
+            underflow,
+            "the product of so many probabilities is 0 for a computer. Add logarithms, and "
+            "mind that `exp` of a large negative sum is 0, too.",
+        ),
     ]
     cases = [
         (GRID[::10], np.array([1, 1, 0, 1, 1])),
@@ -113,6 +117,8 @@ GRADIENT_FAULTS = {
     "`no_grad`?",
 }
 PYRO_FAULTS = {
+    "parameter total_count": "a Binomial takes the number of throws first, then the probability.",
+    "Expected value.dim() >= 1": "a vector was declared to be one event, and a number came.",
     "arange()": "the size of a plate is one whole number.",
     "'float' object has no attribute": "`pyro.param` begins at a tensor, not at a Python number.",
 }
@@ -524,6 +530,12 @@ def check_mint_guide(answer: Any) -> Verdict:
     def examine(guide: Callable) -> None:
         _examine_guide(guide, {"centre": (), "theta": (3,)}, throws, heads)
         _examine_plate(_sites(guide, throws, heads), "theta", 3)
+        low, high = (
+            _at(guide, {"centre": torch.tensor(c)}, throws, heads)["theta"]["fn"]
+            for c in (0.2, 0.7)
+        )
+        if not torch.allclose(low.mean, high.mean):
+            raise Wrong("`theta` depends on `centre`: independent densities are asked.")
         bound, before = -math.inf, -math.inf
         for _ in range(6):
             before, bound = bound, _descend(_mint, guide, throws, heads)

@@ -93,6 +93,7 @@ def check_transformed_log_prob(answer: Any) -> Verdict:
         (_at_x, "the base scores z, not x."),
         (_swapped, "`log_abs_det_jacobian` wants the input of T first, then its output."),
         (_forward, "`T(x)` goes on; you must go back, with `T.inv`."),
+        (_overwritten, "a log-determinant needs both, what went into T and what came out."),
     ]
 
     def examine(function: Any) -> None:
@@ -107,7 +108,7 @@ def check_transformed_log_prob(answer: Any) -> Verdict:
 
 
 class _Cubic(torch.distributions.Transform):
-    """z -> x = z + z³: slope 1 + 3 z², by which a wrong order or argument shows."""
+    """z -> x = z + z³: slope 1 + 3 z², from both arguments, so that a wrong order or one shows."""
 
     domain = codomain = torch.distributions.constraints.real
     bijective, sign = True, 1
@@ -120,7 +121,7 @@ class _Cubic(torch.distributions.Transform):
         return _cube_root(x / 2 + root) + _cube_root(x / 2 - root)
 
     def log_abs_det_jacobian(self, z, x):
-        return (1 + 3 * z**2).log()
+        return (2 * z**2 + x / z).log()
 
 
 def _cube_root(x: Tensor) -> Tensor:
@@ -150,6 +151,14 @@ def _swapped(x: Tensor, transforms: list) -> Tensor:
     for transform in reversed(transforms):
         z = transform.inv(x)
         total, x = total - transform.log_abs_det_jacobian(x, z), z
+    return (Normal(0.0, 1.0).log_prob(x) + total).sum(-1)
+
+
+def _overwritten(x: Tensor, transforms: list) -> Tensor:
+    total = torch.zeros_like(x)
+    for transform in reversed(transforms):
+        x = transform.inv(x)
+        total = total - transform.log_abs_det_jacobian(x, x)
     return (Normal(0.0, 1.0).log_prob(x) + total).sum(-1)
 
 

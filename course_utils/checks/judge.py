@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -159,7 +160,8 @@ def trial(answer: Any, examine: Callable[[Any], str | None], *, praise: str) -> 
     if answer is None or answer is ...:
         return UNTRIED
     try:
-        with _undisturbed(), _limited(LIMIT):
+        with _undisturbed(), _limited(LIMIT), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the verdict says it
             praise = examine(answer) or praise
     except Untried:
         return UNTRIED

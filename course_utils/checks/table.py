@@ -157,7 +157,10 @@ def _examine_function(model: Callable, x: Tensor, latent: dict[str, dict]) -> No
             raise Wrong(f"column {j + 1} of 3 has no influence on the prediction.")
     even = f(30 * x) + f(-30 * x)  # far out, so that small weights count, too
     if even.std() < 1e-3 * f(30 * x).abs().max():
-        raise Wrong("f(−x) mirrors f(x) whatever the weights: the hidden units lack an intercept.")
+        raise Wrong(
+            "f(−x) mirrors f(x) whatever the weights: the hidden units lack an intercept, or its "
+            "prior keeps it near 0."
+        )
 
 
 def _examine_prior(model: Callable) -> None:
@@ -208,7 +211,10 @@ def _examine_training(model: Callable) -> None:
     draws = Predictive(model, guide=guide, num_samples=30, return_sites=("mean",))(x, None, 10)
     error = (draws["mean"].reshape(30, -1).mean(0) - y).square().mean().sqrt()
     if not error < 0.8:  # a straight line has 1
-        raise Wrong("250 steps of SVI on a parabola, and it is hardly better than a straight line.")
+        raise Wrong(
+            "250 steps of SVI on a parabola, and it is hardly better than a straight line: do the "
+            "priors let the hidden units bend where the data are?"
+        )
 
 
 # ------------------------------------------------------------------ coverage and width
@@ -267,7 +273,10 @@ def check_table_intervals(answer: Any) -> Verdict:
         (lambda *a: exact(*a).flip(0), "first the share inside, then the mean width."),
         (lambda *a: exact(*a)[0], "two numbers, please: the share inside and the mean width."),
         (lambda *a: exact(*a)[1], "two numbers, please: the share inside and the mean width."),
-        (lambda y, m, s, k: exact(y, m, s, 2 * k - 1), "leave (1 − mass) / 2 on each side."),
+        (
+            lambda y, m, s, k: exact(y, m, s, 2 * k - 1),
+            "this holds less than `mass`: the two sides share what is outside.",
+        ),
         (with_share(below), "this counts one-sided: cut off the same on both sides."),
         (with_share(lambda *a: 1 - exact(*a)[0]), "this is the share outside."),
         (with_share(lambda *a: 100 * exact(*a)[0]), "a share, not per cent."),

@@ -61,6 +61,12 @@ def guide(q):
     return lambda n, flips=None: pyro.sample("theta", q())
 
 
+def tied(throws, heads=None):
+    centre = pyro.sample("centre", Beta(pos("a"), pos("b")))
+    with pyro.plate("some", len(throws)):
+        pyro.sample("theta", Beta(pos("c") + 10 * centre, pos("d") + 10 * (1 - centre)))
+
+
 def mint_guide(parts, centre=lambda: Beta(pos("a"), pos("b")), size=len):
     def guide(throws, heads=None):
         pyro.sample("centre", centre())
@@ -121,6 +127,7 @@ WRONG = [  # exercise, answer, words of the message
     ("mint_guide", mint_guide(lambda k: (free("c", [2.0] * k), 2.0)), "`constraint`"),
     ("mint_guide", mint_guide(lambda k: own(7)), "shape"),
     ("mint_guide", mint(), "leave it out"),
+    ("mint_guide", tied, "depends on `centre`"),
     ("forecast", lambda model, t, m: Binomial(m, t.mean()).sample((len(t),)), "too well"),
     ("forecast", lambda model, t, m: draws(model, t, m, "p").sum(-1), "prior"),
     ("forecast", draws, "these are the throws"),

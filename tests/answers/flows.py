@@ -78,6 +78,14 @@ def near(x):
     return GAMMA + math.log(len(x) - 1) + 2 * r.log().mean()
 
 
+def overwritten(x, transforms):
+    total = 0
+    for t in reversed(transforms):
+        x = t.inv(x)
+        total = total - t.log_abs_det_jacobian(x, x).sum(-1)
+    return total + torch.distributions.Normal(0, 1).log_prob(x).sum(-1)
+
+
 WRONG = [  # exercise, answer, words of the message
     ("lognormal", lambda x: unit.log_prob(x.log()), "Jacobian"),
     ("lognormal", lambda x: unit.log_prob(x.log()) + x.log(), "slope"),
@@ -88,6 +96,7 @@ WRONG = [  # exercise, answer, words of the message
     ("transformed_log_prob", lambda *a: stack(*a, add=lambda v, _: v), "sum missing"),
     ("transformed_log_prob", lambda *a: stack(*a, add=torch.mean), "do not average"),
     ("transformed_log_prob", lambda *a: stack(*a, by=-1), "input of T"),
+    ("transformed_log_prob", overwritten, "needs both"),
     ("transformed_log_prob", lambda *a: stack(*a, undo=lambda t, x: t(x)), "go back"),
     ("transformed_log_prob", lambda x, t: t.reverse() or stack(x, t, order=list), "the list"),
     ("coupling", book.MyCoupling, "Not tried yet"),

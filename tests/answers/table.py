@@ -113,7 +113,7 @@ WRONG = [  # exercise, answer, words of the message
     (MODEL, lambda x, y=None, hidden=10: dist.Normal(x.sum(1), 1.0).sample(), "nothing is drawn"),
     (TABLE, lambda *a: right.table_intervals(*a)[::-1], "first the share"),
     (TABLE, lambda *a: right.table_intervals(*a)[0], "two numbers"),
-    (TABLE, lambda y, m, s, k: right.table_intervals(y, m, s, 2 * k - 1), "on each side"),
+    (TABLE, lambda y, m, s, k: right.table_intervals(y, m, s, 2 * k - 1), "two sides share"),
     (TABLE, lambda y, m, s, k: right.table_intervals(y, m, s, 0.9), "not always 0.9"),
     (TABLE, lambda y, m, s, k: right.table_intervals(y, m, s**2, k), "standard deviation"),
     (TABLE, lambda y, m, s, k: right.table_intervals(y, m[:1], s[:1], k), "not the first one"),
