@@ -17,7 +17,7 @@ from benchmarks.baselines import bnn
 from course_utils.data import load_wine_quality
 from course_utils.metrics import mean_and_error
 
-MODELS = ("fit_linear", "fit_mean_field_bnn", "fit_laplace", "fit_bnn_ensemble")
+MODELS = ("fit_linear", "fit_mean_field_bnn", "fit_laplace", "fit_mixture", "fit_forest")
 GROUPS = {"first": range(20), "second": range(20, 40)}
 
 

@@ -71,7 +71,7 @@ def test_without_an_answer_a_result_that_needs_it_is_announced(written, check, c
     names = {"Tensor": object, "checks": checks}
     exec(stub, names)
     exec(result, names)
-    assert re.fullmatch(r"Once exercise \d is right, .*\n", capsys.readouterr().out)
+    assert re.fullmatch(r"Once exercise \d+ is right, .*\n", capsys.readouterr().out)
 
 
 def test_what_the_students_page_proposes_works():
@@ -79,11 +79,10 @@ def test_what_the_students_page_proposes_works():
     for fit in (bnn.fit_constant, bnn.fit_linear, bnn.fit_mean_field_bnn, bnn.fit_laplace):
         mean, scale = fit(x, y, seed=0)(x[:5], 3)
         assert mean.shape == scale.shape == (3, 5)
-    for kind in (autoguide.AutoDiagonalNormal, autoguide.AutoLowRankMultivariateNormal):
-        guide, optimiser = kind(bnn.bnn_model, init_scale=0.05), Adam({"lr": 0.01})
-        svi = SVI(bnn.bnn_model, guide, optimiser, Trace_ELBO())
-        losses = [svi.step(x, y, 50) for _ in range(100)]
-        assert sum(losses[-20:]) < sum(losses[:20])
+    guide = autoguide.AutoLowRankMultivariateNormal(bnn.course_network, init_scale=0.05)
+    svi = SVI(bnn.course_network, guide, Adam({"lr": 0.01}), Trace_ELBO())
+    losses = [svi.step(x, y) for _ in range(100)]
+    assert sum(losses[-20:]) < sum(losses[:20])
 
 
 def test_what_is_written_is_packed_unless_it_fails(tmp_path, monkeypatch):

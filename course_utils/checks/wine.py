@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,14 +11,17 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.infer import SVI
-from torch import Tensor
+from pyro.infer import SVI, Trace_ELBO
+from pyro.infer.autoguide import AutoNormal
+from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 from course_utils.checks.judge import (
     Untried,
     Verdict,
     Wrong,
+    call,
+    close,
     drawn,
     exercise,
     judge,
@@ -99,6 +103,10 @@ def check_kl_between_gaussians(answer: Any) -> Verdict:
         (wrong(shift=-1), "a distance between the means cannot make it smaller."),
         (wrong(shift=0), "the means do not enter."),
         (
+            lambda a, b, c, d: (d / b).log() + (b**2 + a**2 - c**2) / (2 * d**2) - 0.5,
+            "a difference of squares is no squared distance.",
+        ),
+        (
             lambda a, b, c, d: (d / b).log() + (b**2 + (a - c) ** 2) / 2 * d**2 - 0.5,
             "a fraction bar reaches as far as brackets say: what stands below it?",
         ),
@@ -131,6 +139,9 @@ def _line(x: Tensor, y: Tensor, sigma: float) -> None:
         pyro.sample("y", dist.Normal(x @ w, sigma), obs=y)
 
 
+_line.__qualname__ = "model"  # the name in the errors of a call
+
+
 def _trace(model: Any, *data: Any, **known: Tensor) -> poutine.Trace:
     """Run a model or guide with some sites given, and note its random choices."""
     refuse_what_cannot_be_called(model)
@@ -146,9 +157,10 @@ def _trace(model: Any, *data: Any, **known: Tensor) -> poutine.Trace:
         raise Untried
     for name, site in drawn(trace).items():
         shape, seen = tuple(site["fn"].shape()), tuple(site["value"].shape)
-        if shape != seen:
+        if shape != seen and not site["infer"].get("_deterministic"):
+            table = " A column (n, 1) beside a row (n,) makes a table (n, n)." * (shape == seen * 2)
             raise Wrong(
-                f'"{name}" has a distribution of shape {shape}, and a value of shape {seen}.'
+                f'"{name}" has a distribution of shape {shape}, and a value of shape {seen}.{table}'
             )
     trace.compute_log_prob()
     return trace
@@ -309,6 +321,133 @@ def _is_guide(found: Any) -> None:
         raise Wrong(f"return the trained guide, not {type(found).__name__}.")
 
 
+# ------------------------------------------------------------------ a Bayesian network
+
+UNITS = {name: getattr(nn.functional, name) for name in ("silu", "relu", "tanh", "gelu", "sigmoid")}
+UNITS["a straight line"] = lambda z: z
+
+
+@exercise
+def check_network(answer: Any) -> Verdict:
+    """A Bayesian network as a Pyro model: (n, d), (n,) or None, hidden units -> its mean (n,)."""
+    (x, y), hidden = _rows(7, 3), 6
+
+    def examine(network: Callable) -> None:
+        refuse_what_cannot_be_called(network)
+        model = functools.partial(network, hidden=hidden)
+        trace = _trace(model, x, y)
+        _examine_data_sites(trace, y)
+        values = _unknowns(trace, 3, hidden)
+        for seed in range(2):
+            _examine_joint(model, x, y, values, seed)
+        if tuple(_trace(model, x[:1]).nodes["mean"]["value"].shape) != (1,):
+            raise Wrong('for a single wine "mean" has lost its axis.')
+        if drawn(_trace(model, x))["y"]["is_observed"]:
+            raise Wrong("without targets (`y=None`) it must draw `y`, and does not.")
+        _examine_learning(model)
+
+    return trial(answer, examine, praise="every weight has its prior, and SVI trains them all.")
+
+
+def _examine_data_sites(trace: poutine.Trace, y: Tensor) -> None:
+    sites = drawn(trace)
+    if "y" not in sites:
+        raise Wrong('no sample site is named "y": where do the targets come in?')
+    if not sites["y"]["is_observed"]:
+        raise Wrong("`y` was given and is drawn all the same: where is it observed?")
+    if "mean" not in sites:
+        raise Wrong('no site is named "mean": `pyro.deterministic` gives a value a name.')
+    shape = tuple(sites["mean"]["value"].shape)
+    if shape != tuple(y.shape):
+        raise Wrong(f'"mean" has shape {shape} for {len(y)} wines, expected {tuple(y.shape)}.')
+    if not (sites["y"]["cond_indep_stack"] or sites["y"]["fn"].event_shape):
+        raise Wrong("`y` stands in no plate: Pyro does not know that wines are independent.")
+    if not close(numbers(trace.nodes["_RETURN"]["value"]), sites["mean"]["value"], 1e-4):
+        raise Wrong('what it returns is not "mean".')
+
+
+def _unknowns(trace: poutine.Trace, d: int, hidden: int) -> dict[str, Tensor]:
+    """Two weights, two biases (first, second) and the noise scale, by name, as they were drawn."""
+    for name, site in trace.nodes.items():
+        if site["type"] == "param":
+            raise Wrong(f"`{name}` is a parameter: one trained value without a prior.")
+    sites = {name: site for name, site in drawn(trace).items() if not site["is_observed"]}
+    for name, site in sites.items():
+        if site["cond_indep_stack"]:
+            raise Wrong(
+                f"`{name}` is drawn in the plate, anew for every wine. What all wines share is "
+                "drawn outside of it."
+            )
+        if shape := tuple(site["fn"].batch_shape):
+            raise Wrong(f"`{name}` has batch shape {shape}: which call makes it one event?")
+    values = {name: site["value"] for name, site in sites.items()}
+    alone = [name for name, value in values.items() if value.numel() == 1]
+    scales = [name for name in alone if (sites[name]["fn"].sample((100,)) > 0).all()]
+    if len(scales) != 1:
+        raise Wrong("one unknown is the noise scale: a single number, and never negative.")
+    sizes = {name: value.numel() for name, value in values.items() if name not in scales}
+    second = {sizes[name]: name for name in sizes if name not in ("w1", "b1")}
+    names = ["w1", second.get(hidden), "b1", second.get(1)]
+    if len(sizes) != 4 or [sizes.get(n) for n in names] != [d * hidden, hidden, hidden, 1]:
+        raise Wrong(
+            f"with {d} inputs and {hidden} hidden units it draws {sizes}, without the noise scale: "
+            "which weights and biases do two layers have?"
+        )
+    return {name: values[name] for name in [*names, *scales]}
+
+
+def _examine_joint(model: Callable, x: Tensor, y: Tensor, values: dict, seed: int) -> None:
+    """Whether prior and likelihood are right where all unknowns are given."""
+    noise = torch.Generator().manual_seed(seed)
+    known = {name: torch.randn(value.shape, generator=noise) for name, value in values.items()}
+    *names, scale = known
+    known[scale] = known[scale].abs() + 0.3
+    w1, w2, b1, b2, sigma = known.values()
+    nodes = _trace(model, x, y, **known).nodes
+    d, hidden = x.shape[1], len(b1)
+    for name, right in zip(names, (2 * d**-0.5, 2 * hidden**-0.5, 2.0, 2.0), strict=True):
+        found, expected = nodes[name]["log_prob"].sum(), Normal(0.0, right).log_prob(known[name])
+        if not torch.isclose(found, expected.sum(), rtol=1e-4):
+            factor = nodes[name]["fn"].variance.sqrt().mean().item() / right
+            wide = f"{factor:.3g} times as wide as it should be, with {d} inputs and {hidden} units"
+            what = wide if abs(factor - 1) > 1e-3 else "not Normal around 0"
+            raise Wrong(f"the prior of `{name}` is {what}.")
+    expected = dist.LogNormal(0.0, 1.0).log_prob(sigma).sum()
+    if not torch.isclose(nodes[scale]["log_prob"].sum(), expected, rtol=1e-4):
+        raise Wrong(f"the prior of `{scale}` is not LogNormal(0, 1).")
+    mean, slips = nodes["mean"]["value"], []
+    for seen, slip in ((x.asinh(), ""), (x, "the first layer sees x itself, without asinh. ")):
+        for name, act in UNITS.items():
+            if torch.allclose(mean, act(seen @ w1 + b1) @ w2.flatten() + b2, atol=1e-4):
+                slips.append(slip + f"The units are not SiLU, but {name}." * (name != "silu"))
+    if slips != [""]:
+        what = 'with all weights given, "mean" is not that of two layers, asinh and SiLU.'
+        raise Wrong(slips[0].strip() if slips else what)
+
+    def fits(scale: Any) -> bool:
+        expected = Normal(mean, scale).log_prob(y).sum()
+        return torch.isclose(nodes["y"]["log_prob"].sum(), expected, rtol=1e-4)
+
+    if fits(sigma**2) or fits(sigma**0.5):
+        raise Wrong("`Normal` takes a standard deviation, and the noise scale is one.")
+    if fits(1.0):
+        raise Wrong("the noise has scale 1 here: where does the noise scale that is drawn enter?")
+    if not fits(sigma):
+        raise Wrong("given everything else, `y` is not Normal around its mean, each wine once.")
+
+
+def _examine_learning(model: Callable) -> None:
+    x = torch.linspace(-2, 2, 40)[:, None]
+    y = (x[:, 0] ** 2 - 1.4) / 1.25
+    guide = AutoNormal(model, init_scale=0.05)
+    svi = SVI(model, guide, pyro.optim.ClippedAdam({"lr": 0.1}), Trace_ELBO())
+    for _ in range(60):
+        svi.step(x, y)
+    mean = _trace(model, x, **guide.median()).nodes["mean"]["value"]
+    if not (mean - y).square().mean() < 0.6:  # a level line has 1
+        raise Wrong("60 steps of SVI on a parabola taught it nothing: who stops gradients?")
+
+
 # ------------------------------------------------------------------ two kinds of doubt
 
 
@@ -327,6 +466,7 @@ def check_variance_parts(answer: Any) -> Verdict:
     noise, ignorance = (lambda s: (s**2).mean(0)), (lambda m: m.var(0, correction=0))
     traps = [
         (parts(lambda s: s.mean(0) ** 2, ignorance), "square, then average."),
+        (parts(lambda s: s.mean(0) ** 2, lambda m: m.var(0)), "square, then average."),
         (parts(lambda s: s.mean(0), ignorance), "a mean of scales is no variance."),
         (parts(lambda s: s.var(0, correction=0), ignorance), "the noise is not how σ varies."),
         (parts(noise, lambda m: (m**2).mean(0)), "a mean of squares is no variance."),
@@ -346,168 +486,261 @@ def check_variance_parts(answer: Any) -> Verdict:
     return judge(answer, reference, cases, traps=traps, praise="together they are the variance.")
 
 
-INF = float("inf")
-HIDDEN, START, LOOSE = (
-    50,
-    1 / 3,
-    1 / 20,
-)  # of section 6: means and scales start at prior times these
+# ------------------------------------------------------------------ evidence
 
 
-def _started(x: Tensor) -> tuple[int, float]:
-    """Number of unknowns, and the epistemic scale at x before any training."""
-    d = x.shape[1]
-    sizes = (d * HIDDEN, HIDDEN, HIDDEN, 1)
-    scales = (2 * d**-0.5, 2.0, 2 * HIDDEN**-0.5, 2.0)
-    found = []
-    for _ in range(20):
-        parts = []
-        for size, scale in zip(sizes, scales, strict=True):
-            loc, noise = START * scale * torch.randn(size), LOOSE * scale * torch.randn(60, size)
-            parts.append(loc + noise)
-        w1, b1, w2, b2 = parts
-        z = x.asinh() @ w1.unflatten(1, (d, HIDDEN)) + b1[:, None]
-        mean = (torch.nn.functional.silu(z) @ w2[..., None])[..., 0] + b2  # (s, n)
-        found.append(mean.var(0).mean().sqrt())
-    return sum(sizes) + 1, torch.stack(found).mean().item()
+def _each(traps: dict[str, list[Callable]]) -> list[tuple[Callable, str]]:
+    return [(wrong, text) for text, several in traps.items() for wrong in several]
+
+
+def _linear(n: int, p: int, sigma: float, width: float) -> tuple:
+    """Residuals, slopes, mode, prior scales and noise scale of a linear model at its mode."""
+    noise = torch.Generator().manual_seed(p)
+    y, slopes = (torch.randn(*s, generator=noise).double() for s in ((n,), (n, p)))
+    prior = width * torch.linspace(0.6, 1.5, p).double()
+    precision = slopes.T @ slopes / sigma**2 + torch.diag(prior**-2)
+    mode = torch.linalg.solve(precision, slopes.T @ y / sigma**2)
+    return y - slopes @ mode, slopes, mode, prior, sigma
+
+
+def _laplace(price=1.0, pi=0.5, det=-0.5, more=None, power=2, own=-2.0) -> Callable:
+    """Laplace's log evidence, but for what the arguments change."""
+
+    def evidence(r, slopes, w, prior, sigma):
+        precision = slopes.T @ slopes / sigma**power + (own and torch.diag(prior**own))
+        fits, prices = Normal(0.0, sigma).log_prob(r), Normal(0.0, prior).log_prob(w)
+        found = fits.sum() + price * prices.sum() + pi * len(w) * math.log(2 * math.pi)
+        found = found + det * torch.linalg.slogdet(precision).logabsdet
+        return found + (more(fits, prices, prior, sigma) if more else 0.0)
+
+    return evidence
 
 
 @exercise
-def check_prior_experiment(answer: Any) -> Verdict:
-    """Train with a wider prior: x (n, d), y (n,), width, steps -> epistemic scale, KL, ELBO."""
-    x, y = _rows(12, 2)
-    y = (y - y.mean()) / y.std()
+def check_log_evidence(answer: Any) -> Verdict:
+    """Laplace's log evidence: (n,), (n, p), (p,), (p,), sigma -> (), nats."""
 
-    def examine(experiment: Callable) -> None:
-        def run(x, y, width, steps=1):
-            got = experiment(x.clone(), y.clone(), width, steps)
-            return numbers(got, (3,)).tolist()
+    def exact(r, slopes, w, prior, sigma):  # of a linear model, whose y is Gaussian
+        root = slopes * prior
+        covariance = sigma**2 * torch.eye(len(r)).double() + root @ root.T
+        return dist.MultivariateNormal(0 * r, covariance).log_prob(r + slopes @ w)
 
-        (doubt, kl, elbo), (_, wide_kl, wide_elbo) = run(x, y, 1.0), run(x, y, 10.0)
-        count, expected = _started(x)
-        # Before any training every weight costs the same: see KL in exercise 2.
-        price = torch.tensor([1.0, 10.0]).log() - torch.tensor(LOOSE).log() - 0.5
-        price += (LOOSE**2 + START**2) / (2 * torch.tensor([1.0, 100.0]))
-        right, wide = (count * price).tolist()
-        if abs(kl / count - right) < 0.08 * right or abs(kl * count - right) < 0.08 * right:
-            raise Wrong("the KL term is the sum over all weights.")
-        if kl < 0:
-            raise Wrong("the second number is a divergence: it is never negative.")
-        if abs(kl / right - 1) > 0.08:
+    def each(r, slopes, w, prior, sigma):
+        value = numbers(answer(r, slopes, w, prior, sigma), finite=False)
+        if len(w) < len(r) and close(value, _laplace(own=0)(r, slopes, w, prior, sigma), 1e-3):
+            raise Wrong("Λ lacks the prior.")
+        if len(w) > 99 and not value.isfinite().all():
             raise Wrong(
-                f"after one step the KL term is about {right:.0f} nats here, not {kl:.0f}: does it "
-                "train on `x` and `y`, for `steps` steps? Are the three numbers in their order?"
+                f"with {len(w)} weights it is not finite: such a determinant is too large or too "
+                "small for a number, though its logarithm is not."
             )
-        if abs(wide_kl - kl) < 0.01 * kl:
-            raise Wrong("`width` does not change the KL term: which prior is it measured from?")
-        if abs(wide_kl / wide - 1) > 0.08:
-            raise Wrong("the KL term under a ten times wider prior is off: are all scales wider?")
-        if elbo > 0 or wide_elbo > 0:
-            raise Wrong("the ELBO is negative here: what is minimised is its negative.")
-        if elbo > -kl and math.isclose(run(x, y, 1.0, 2)[2] / elbo, 2, rel_tol=0.2):
-            raise Wrong("with fewer than fifty steps the average is over those that there are.")
-        if elbo > -kl:
-            raise Wrong("the ELBO is fit minus KL, of all wines together: this is not.")
-        fit, wide_fit = elbo + kl, wide_elbo + wide_kl
-        if abs(wide_fit - fit) > 0.3 * abs(fit) + 5:
-            raise Wrong("the ELBO and the KL term belong to different priors.")
-        double_doubt, double_kl, double_elbo = run(x.repeat(2, 1), y.repeat(2), 1.0)
-        if abs((double_elbo + double_kl) / (2 * fit) - 1) > 0.3:
-            raise Wrong("twice the wines must fit twice as well: what else is in the ELBO?")
-        if abs(doubt / expected**2 - 1) < 0.4 and expected**2 < 0.6 * expected:
-            raise Wrong("the epistemic part is a variance here: take the root.")
-        if not 0.55 < doubt / expected < 1.8:
-            raise Wrong(
-                f"before the training the epistemic scale is about {expected:.2f}, not "
-                f"{doubt:.2f}: the spread of the means over the draws, without the noise."
-            )
-        _, kl, elbo = run(x, y, 1.0, 300)
-        if elbo + kl < -5 * len(y):
-            raise Wrong("the ELBO is that of the end of the training, not of the first steps.")
-        if kl > 0.8 * right:
-            raise Wrong("training left the KL term as it was: what are `steps` used for?")
+        return value
 
-    return trial(answer, examine, praise="now compare the two priors.")
+    def units(f, *rest):  # what log N(y) has for 2π
+        return len(f) * math.log(2 * math.pi) / 2
+
+    traps = {
+        "count the factors of 2π: of each density, and of the integral.": [
+            *(_laplace(pi=pi) for pi in (0.0, 1.0, -0.5)),
+            *(_laplace(pi=pi, more=units) for pi in (0.5, 0.0, 1.0)),
+        ],
+        "how wide is the peak?": [_laplace(pi=pi, det=0.0) for pi in (0.0, 0.5)],
+        "a sharper peak holds less: mind the sign of the log determinant.": [
+            *(_laplace(pi=pi, det=d) for pi in (0.5, 0.0, -0.5) for d in (0.5, 1.0)),
+        ],
+        "how many halves? An integral goes with the root of the determinant.": [
+            *(_laplace(det=det) for det in (-1.0, -0.25)),
+        ],
+        "where is the prior of the mode?": [_laplace(price=0.0, pi=pi) for pi in (0.5, 0.0)],
+        "this is the log likelihood at the mode.": [_laplace(price=0.0, pi=0.0, det=0.0)],
+        "the density of a prior has a height: how does it fall with the prior's scale?": [
+            *(_laplace(pi=pi, more=lambda f, c, s, _: s.log().sum()) for pi in (0.5, 1.0)),
+        ],
+        "the density of the noise has a height: how does it fall with the noise scale?": [
+            _laplace(more=lambda f, c, s, sigma: len(f) * math.log(sigma) + units(f)),
+        ],
+        "which power of the noise scale is in Λ?": [_laplace(power=k) for k in (0, 1, 4, -2)],
+        "what is the precision of a prior?": [_laplace(own=k) for k in (-1.0, 2.0, 1.0)],
+        "the log evidence itself, not its negative.": [lambda *a: -exact(*a)],
+        "of all wines together, not per wine.": [lambda *a: exact(*a) / len(a[0])],
+        "the log joint is a sum over all wines and all weights, not a mean.": [
+            *(_laplace(more=lambda *a, i=i: a[i].mean() - a[i].sum()) for i in (0, 1)),
+            _laplace(more=lambda f, c, *_: f.mean() - f.sum() + c.mean() - c.sum()),
+        ],
+    }
+    cases = [_linear(5, 3, 0.6, 1.0), _linear(4, 6, 1.7, 2.0), _linear(30, 400, 0.8, 8.0)]
+    praise, given = "exact where that is known.", each if callable(answer) else answer
+    return judge(given, exact, cases, traps=_each(traps), praise=praise, rtol=1e-3)
 
 
 # ------------------------------------------------------------------ intervals and scores
 
 
-def _skewed() -> tuple[Tensor, Tensor]:
-    """Targets (40,) at known ranks among draws (101, 40) that are skewed, shifted and stretched."""
-    normal, column = Normal(0.0, 1.0), torch.arange(40).double()
-    shift, stretch = 3 * column - 50, 1 + column % 7
-    groups = ((0.004, 0.04, 9), (0.06, 0.19, 4), (0.22, 0.78, 12), (0.82, 0.94, 8), (0.96, 0.99, 7))
-    ranks = torch.cat([torch.linspace(*group) for group in groups]).double()
-    ranks = ranks[torch.randperm(40, generator=torch.Generator().manual_seed(0))]
-    grid = (torch.arange(101).double() + 0.5) / 101
-
-    def skewed(rank):
-        return shift + stretch * (0.6 * normal.icdf(rank)).exp()
-
-    return skewed(ranks), skewed(grid[:, None])
+def _ranked(mass: float) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Targets (200,) of known rank in skewed mixtures (7, 200), each shifted and stretched."""
+    low, high, column = (1 - mass) / 2, (1 + mass) / 2, torch.arange(200).double()
+    mean = torch.linspace(-1, 1.5, 7).double()[:, None].exp() * (1 + (column % 3) / 4)  # (s, n)
+    scale = (0.1 + 0.4 * mean) * (1 + (column % 2))
+    outside = [(0.1 * low, 0.9 * low, 23), (high + 0.1 * low, high + 0.7 * low, 40)]
+    edges = [(low + 1e-4, low + 1e-3, 30), (high - 1e-3, high - 1e-4, 40)]  # too near for draws
+    groups = [*outside, *edges, (low + 0.05, high - 0.05, 67)]
+    rank = torch.cat([torch.linspace(*group) for group in groups]).double()
+    rank = rank[torch.randperm(200, generator=torch.Generator().manual_seed(0))]
+    below, above = (mean - 9 * scale).amin(0), (mean + 9 * scale).amax(0)
+    for _ in range(50):  # F rises: halve the bracket
+        y = (below + above) / 2
+        left = Normal(mean, scale).cdf(y).mean(0) < rank
+        below, above = torch.where(left, y, below), torch.where(left, above, y)
+    shift, stretch = column - 90, 1 + column % 7
+    return shift + stretch * y, shift + stretch * mean, stretch * scale, mass
 
 
 @exercise
 def check_coverage(answer: Any) -> Verdict:
-    """Share of targets inside central intervals: (n,), (s, n), mass -> ()."""
+    """Share of targets inside central intervals: (n,), (s, n), (s, n), mass -> ()."""
 
-    def share(y, lower, upper):
-        return ((lower <= y) & (y <= upper)).double().mean()
+    def ranks(y, m, s):
+        return Normal(m, s).cdf(y).mean(0)
 
-    def between(y, d, lower, upper):
-        return share(y, d.quantile(lower, dim=0), d.quantile(upper, dim=0))
+    def held(rank=ranks, low=lambda k: (1 - k) / 2, high=lambda k: (1 + k) / 2):
+        def share(y, m, s, k):
+            return ((low(k) <= rank(y, m, s)) & (rank(y, m, s) <= high(k))).double().mean()
 
-    def reference(y, d, mass):
-        return between(y, d, (1 - mass) / 2, (1 + mass) / 2)
+        return share
 
-    def shortest(y, d, mass):
-        ordered, count = d.sort(0).values, round(mass * len(d))
-        begin = (ordered[count:] - ordered[: len(d) - count]).argmin(0)
-        column = torch.arange(d.shape[1])
-        return share(y, ordered[begin, column], ordered[begin + count, column])
+    def gaussian(scale):
+        return held(lambda y, m, s: Normal(m.mean(0), scale(m, s)).cdf(y))
 
-    def around(y, d, mass, centre, half):
-        return share(y, centre - half, centre + half)
+    def weights(y, m, s, mass):
+        ends = m.quantile(torch.tensor([1 - mass, 1 + mass]).double() / 2, 0)
+        return ((ends[0] <= y) & (y <= ends[1])).double().mean()
 
-    def normal(y, d, mass):
-        z = Normal(0.0, 1.0).icdf(torch.tensor((1 + mass) / 2).double())
-        return around(y, d, mass, d.mean(0), z * d.std(0))
+    right = held()
+    traps = {
+        "the mixture is skewed, and one Gaussian is not: average F over the draws.": [
+            gaussian(lambda m, s: s.mean(0)),
+            gaussian(lambda m, s: ((s**2).mean(0) + m.var(0)).sqrt()),
+            gaussian(lambda m, s: ((s**2).mean(0) + m.var(0, correction=0)).sqrt()),
+        ],
+        "this is one-sided: cut off the same on both sides.": [
+            *(held(low=lambda k: 0, high=high) for high in (lambda k: k, lambda k: (1 + k) / 2)),
+            *(held(low=low, high=lambda k: 1) for low in (lambda k: 1 - k, lambda k: (1 - k) / 2)),
+        ],
+        "the two sides share what is outside.": [held(low=lambda k: 1 - k, high=lambda k: k)],
+        "this is the share outside.": [lambda *a: 1 - right(*a)],
+        "a share, not per cent.": [lambda *a: 100 * right(*a)],
+        "a share, not a number of wines.": [lambda *a: len(a[0]) * right(*a)],
+        "every wine has its own distribution: over which axis does one average?": [
+            held(lambda y, m, s: ranks(y, m.reshape(-1, 1), s.reshape(-1, 1))),
+            held(lambda y, m, s: Normal(m, s).cdf(y).mean(1)),
+        ],
+        "it says the same of all wines: is F a number for each wine? Which levels are right?": [
+            *(lambda *a, same=same: torch.tensor(same) for same in (0.0, 1.0)),
+        ],
+        "this holds 1 − mass.": [held(low=lambda k: k / 2, high=lambda k: 1 - k / 2)],
+        "first average F over the draws.": [held(lambda y, m, s: Normal(m, s).cdf(y))],
+        "`Normal` takes a standard deviation.": [
+            *(held(lambda y, m, s, e=e: ranks(y, m, s**e)) for e in (2, 0.5)),
+        ],
+        "here the means may lie. And what of the noise?": [
+            weights,
+            held(lambda y, m, s: (m < y).double().mean(0)),
+        ],
+        "one share, of all wines together.": [
+            lambda y, m, s, k: ranks(y, m, s),
+            lambda y, m, s, k: ((ranks(y, m, s) - 0.5).abs() <= k / 2).double(),
+        ],
+    }
+    cases, praise = [_ranked(0.9), _ranked(0.6)], "counted, and without any random number."
+    verdict = judge(answer, right, cases, traps=_each(traps), praise=praise)
 
-    def about(y, d, mass, centre):
-        return around(y, d, mass, centre, (d - centre).abs().quantile(mass, dim=0))
+    def random(function: Any) -> None:
+        once, again = (numbers(call(function, *cases[1])) for _ in range(2))
+        if not torch.equal(once, again):
+            raise Wrong("each call says something else: no draws are needed, F is known exactly.")
+        raise Wrong(verdict.message.partition(": ")[2])
 
-    def pooled(y, d, mass):
-        ends = d.quantile(torch.tensor([(1 - mass) / 2, (1 + mass) / 2]).double())
-        return share(y, *ends)
+    return trial(answer, random, praise="") if "a value is off" in verdict.message else verdict
 
-    skew = "the interval is symmetric, and the draws are not: the same mass on both sides, please."
-    traps = [
-        (pooled, "these quantiles are of all wines together: each wine has its own interval."),
-        (lambda y, d, m: about(y, d, m, torch.zeros(())), "the interval is centred at 0."),
-        (lambda y, d, m: about(y, d, m, d.mean(0)), skew),
-        (lambda y, d, m: about(y, d, m, d.median(0).values), "it leaves more on one side."),
-        (normal, "these draws are not Gaussian: take the ends from the draws themselves."),
-        (shortest, "it leaves more on one side: the shortest interval is not the central one."),
-        (lambda y, d, m: share(y, d.amin(0), d.amax(0)), "`mass` does not enter."),
-        (
-            lambda y, d, m: share(y, -INF, d.quantile(m, dim=0)),
-            "this is one-sided: cut off on both sides.",
-        ),
-        (
-            lambda y, d, m: share(y, d.quantile(1 - m, dim=0), INF),
-            "this is one-sided: cut off on both sides.",
-        ),
-        (
-            lambda y, d, m: between(y, d, 1 - m, m),
-            "this holds less than `mass`: the two sides share what is outside.",
-        ),
-        (lambda y, d, m: 1 - reference(y, d, m), "this is the share outside."),
-        (lambda y, d, m: 100 * reference(y, d, m), "a share, not per cent."),
-        (lambda y, d, m: len(y) * reference(y, d, m), "a share, not a number of wines."),
-    ]
-    cases = [(*_skewed(), mass) for mass in (0.9, 0.6)]
-    return judge(answer, reference, cases, traps=traps, praise="count, do not believe.")
+
+@exercise
+def check_half_width(answer: Any) -> Verdict:
+    """Split conformal prediction: targets (m,), predictions (m,), mass -> half width ()."""
+    noise, infinite = torch.Generator().manual_seed(2), torch.tensor(math.inf).double()
+
+    def right(m, mass):
+        return math.ceil((m + 1) * mass)
+
+    def ranked(rank=right, of=torch.abs, ordered=True, times=1.0, last=False):
+        def half(y, f, mass):
+            r, k = of(y - f), rank(len(y), mass)
+            if k > len(r):
+                return times * r.max() if last else infinite
+            return times * (r.quantile((k - 1) / (len(r) - 1)) if ordered else r[k - 1])
+
+        return half
+
+    def bell(spread, z):
+        return lambda y, f, p: (z or math.sqrt(2) * torch.tensor(p).erfinv()) * spread(y - f)
+
+    def made(m, mass):
+        f, e = torch.randn(2, m, generator=noise, dtype=torch.double)
+        return f + e.exp() - 1.2 + e * f.abs(), f, mass
+
+    def each(y, f, mass):
+        try:
+            return answer(y, f, mass)
+        except (IndexError, RuntimeError, ValueError) as error:
+            if right(len(y), mass) <= len(y) or "dtype" in str(error):
+                raise
+            raise Wrong(few) from None
+
+    few = "so few wines cannot promise that much, not even by their largest residual."
+    slips = {
+        few: [{}],
+        "which rank can the new wine's residual have among the m others and itself?": [
+            {"rank": lambda m, p: math.ceil(m * p)},
+            *({"rank": lambda m, p, f=f: 1 + f(p * m - p)} for f in (float, math.ceil, int, round)),
+        ],
+        "a rank too high: `quantile` counts from 0 to m − 1, and between ranks it mixes.": [
+            {"rank": lambda m, p: right(m, p) + 1},
+            {"rank": lambda m, p: right(m, p) + 1 - right(m, p) / m},
+            {"rank": lambda m, p: 1 + (m + 1) * p * (m - 1) / m},
+            {"rank": lambda m, p: math.ceil(m * p) + 1},
+        ],
+        "rounding down breaks the promise.": [{"rank": lambda m, p: int((m + 1) * p)}],
+        "`abs` has put both sides together.": [{"rank": lambda m, p: right(m, 0.5 + p / 2)}],
+        "too low a prediction counts as too high a one does.": [
+            {"of": torch.positive},
+            {"of": torch.neg},
+        ],
+        "a half width is in the unit of the targets, not in its square.": [{"of": torch.square}],
+        "half the width: the interval reaches equally far to both sides.": [{"times": 2.0}],
+        "which one is the k-th smallest? The residuals stand in no order.": [{"ordered": False}],
+    }
+    traps = [(ranked(**a, last=b), t) for t, slip in slips.items() for a in slip for b in (1, 0)]
+    spreads = torch.std, lambda r: (r**2).mean().sqrt(), lambda r: r.abs().mean()
+    gauss = "nobody says that residuals are Gaussian: take the residuals themselves."
+    traps += [(bell(spread, z), gauss) for spread in spreads for z in (None, 1.0, 1.645)]
+    traps += [(lambda *a: infinite, "always infinite: that promises all, and is of no use.")]
+    cases = [made(*size) for size in ((12, 0.8), (23, 0.9), (6, 0.9), (44, 0.55))]
+    praise = "a promise that trusts no model."
+    given = each if callable(answer) else answer
+    verdict = judge(given, ranked(), cases, traps=traps, praise=praise)
+
+    def keeps(function: Any) -> None:
+        held = 0.0
+        for _ in range(400):
+            y, f, mass = made(9, 0.75)  # the last one is the new wine
+            half = numbers(call(function, y[:-1], f[:-1], mass), (), finite=False)
+            held += ((y[-1] - f[-1]).abs() <= half).item() / 400
+        if held < 0.71:  # right: 7/9
+            raise Wrong(f"with 8 calibration wines, intervals of mass 75 % hold {held:.0%}.")
+        if not verdict:
+            raise Wrong(verdict.message.partition(": ")[2])
+
+    tried = verdict or "a value is off" in verdict.message
+    return trial(answer, keeps, praise=praise) if tried else verdict
 
 
 @exercise
@@ -592,3 +825,46 @@ def check_log_score(answer: Any) -> Verdict:
     ]
     praise = "nobody can cheat with spikes now."
     return judge(answer, reference, cases, traps=traps, praise=praise)
+
+
+@exercise
+def check_risk_coverage(answer: Any) -> Verdict:
+    """RMSE of the k surest wines for every k: three times (n,) -> (n,)."""
+
+    def curve(order=lambda r, u: u.argsort(), loss=torch.square, end=torch.sqrt, count=lambda k: k):
+        def risk(y, f, u):
+            r, k = y - f, torch.arange(1, len(y) + 1).double()
+            return end(loss(r[order(r, u)]).cumsum(0) / count(k))
+
+        return risk
+
+    exact, same = curve(), torch.positive
+    traps = {
+        "this begins with the most doubtful wine.": [curve(lambda r, u: u.argsort().flip(0))],
+        "the first entry is about one wine, the last about all.": [lambda *a: exact(*a).flip(0)],
+        "sorted by the true error, which nobody knows beforehand: what is `doubt` for?": [
+            curve(lambda r, u: r.abs().argsort()),
+            curve(lambda r, u: r.abs().argsort().flip(0)),
+            curve(lambda r, u: r.argsort()),
+        ],
+        "the wines stand as they came.": [curve(lambda r, u: torch.arange(len(u)))],
+        "`argsort` once says who comes where.": [curve(lambda r, u: u.argsort().argsort())],
+        "this is the mean absolute error.": [curve(loss=torch.abs, end=same)],
+        "a root is missing.": [curve(end=same)],
+        "errors of both signs cancel.": [curve(loss=same, end=end) for end in (torch.abs, same)],
+        "entry k is about all of the first k wines, not about one of them.": [
+            lambda y, f, u: (y - f)[u.argsort()].abs(),
+            lambda y, f, u: (y - f)[u.argsort()].square(),
+        ],
+        "a mean over the first k wines: what is the sum divided by?": [
+            *(curve(count=torch.ones_like, end=end) for end in (torch.sqrt, same)),
+            *(curve(count=lambda k, i=i: k + i) for i in (-1, 1)),
+            *(curve(count=count) for count in (len, torch.square)),
+        ],
+        "sort targets and predictions alike.": [lambda y, f, u: exact(y[u.argsort()], f, u)],
+        "one value for every k, please.": [lambda *a: exact(*a)[-1]],
+    }
+    noise = torch.Generator().manual_seed(6)
+    draws = [torch.randn(3, n, generator=noise, dtype=torch.double) for n in (7, 12)]
+    cases, praise = [(y + 1, f, u.exp()) for y, f, u in draws], "what doubt is worth."
+    return judge(answer, exact, cases, traps=_each(traps), praise=praise)

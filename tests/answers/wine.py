@@ -9,14 +9,15 @@ import pyro.distributions as dist
 import torch
 from pyro.infer import SVI, Trace_ELBO, autoguide
 from pyro.nn import PyroModule, PyroSample
-from scipy.stats import norm
+from scipy.stats import multivariate_normal, norm
 from torch.distributions import Normal
 
 from tests.answers import right
+from tests.answers.wine_slips import SLIPS, slip
 
 
 # fmt: off
-# Exercise 3, 4, 6, 7, 8, each with a slip; an answer of NumPy.
+# Exercise 3, 4, 8, each with a slip; draws, a quantile; an answer of NumPy.
 def linear(prior=1.0, noise=lambda s: s, event=1, whole=0, plate=True, w="w", obs=True):
     def model(x, target, sigma):
         weights = pyro.sample(w, dist.Normal(torch.zeros(x.shape[1]), prior).to_event(event))
@@ -39,9 +40,6 @@ def fit(guide=autoguide.AutoMultivariateNormal, lr=0.05, clear=True, give="guide
         return made.get(give)
     return train
 
-def trained(change):
-    return lambda *case: change(*right.prior_experiment(*case), *case)
-
 def batches(factor=lambda n, b: n / b, rows=lambda n, b: torch.randperm(n)[:b], prior=1.0):
     def model(x, y, sigma, batch):
         taken = rows(len(x), batch)
@@ -50,18 +48,22 @@ def batches(factor=lambda n, b: n / b, rows=lambda n, b: torch.randperm(n)[:b], 
             pyro.sample("y", dist.Normal(x[taken] @ w, sigma), obs=y[taken])
     return model
 
-def inside(lower, upper):
-    return lambda y, d, m: ((lower(d, m) <= y) & (y <= upper(d, m))).double().mean()
+def drawn(y, m, s, k):
+    draws = m + s * torch.randn(800, *m.shape)
+    low, high = draws.flatten(0, 1).quantile(torch.tensor([1 - k, 1 + k]).double() / 2, 0)
+    return ((low <= y) & (y <= high)).double().mean()
 
-def around(centre, half=lambda d, m, c: (d - c).abs().quantile(m, dim=0)):
-    return inside(*(lambda d, m, s=s: centre(d) + s * half(d, m, centre(d)) for s in (-1, 1)))
+def higher(y, f, p):
+    level = math.ceil((len(y) + 1) * p) / len(y)
+    return (y - f).abs().quantile(level, interpolation="higher") if level <= 1 else math.inf
 
 def arrays(function):
     return lambda *case: function(*map(np.asarray, case))
 
-TRAIN = right.prior_experiment
 DENSITY, KL, PARTS = right.mixture_log_density, right.kl_between_gaussians, right.variance_parts
 COVERAGE, CHANCES, SCORE = right.coverage, right.score_probabilities, right.log_score
+EVIDENCE, WIDTH, RISK = right.log_evidence, right.half_width, right.risk_coverage
+PLATE = 'with pyro.plate("data", len(x)):'
 WRONG = [  # exercise, answer, words of the message
     (name, *row) for name, rows in {"mixture_log_density": [
         (lambda y, m, s: Normal(m, s).log_prob(y).exp().mean(0).log(), "far from every draw"),
@@ -90,27 +92,17 @@ WRONG = [  # exercise, answer, words of the message
         (lambda m, s: torch.stack([s.square().mean(0), m.var(0)]), "`var` divide"),
         (lambda m, s: torch.stack([s.mean(0) ** 2, PARTS(m, s)[1]]), "then average"),
         (lambda m, s: PARTS(m.T, s.T), "first axis")],
-    "prior_experiment": [
-        (trained(lambda e, k, b, *case: (e, k, -b)), "negative here"),
-        (trained(lambda e, k, b, x, *case: (e, k, b / len(x))), "of all wines"),
-        (trained(lambda e, k, b, *case: (e, k / 202, b)), "sum over all weights"),
-        (trained(lambda e, k, b, *case: (e**2, k, b)), "take the root"),
-        (trained(lambda e, k, b, *case: (e, k, min(1, case[3] / 50) * b)), "those that there are"),
-        (lambda x, y, w, n: TRAIN(x, y, 1.0, n), "does not change"),
-        (lambda x, y, w, n: TRAIN(x, y, w**0.5, n), "are all scales wider"),
-        (lambda x, y, w, n: TRAIN(x, y, w, 1), "`steps` used"),
-        (trained(lambda e, k, b, *case: (e, k, (b + TRAIN(*case[:3], 1)[2]) / 2)), "first steps")],
     "batch_model": [
         (batches(lambda n, b: 1.0), "as a batch only"), (batches(lambda n, b: n), "count 3."),
         (batches(rows=lambda n, b: torch.arange(b)), "never come"), (batches(prior=4.0), "of w is"),
         (lambda x, y, s, b: linear()(x, y, s), "should see 3 rows")],
-    "coverage": [
-        (inside(*(lambda d, m, s=s: d.quantile(0.5 + s * m / 2) for s in (-1, 1))), "of all wines"),
-        (around(lambda d: torch.zeros(())), "centred at 0"), (around(lambda d: d.mean(0)), "symm"),
-        (around(lambda d: d.median(0)[0]), "more on one side"),
-        (around(lambda d: d.mean(0), lambda d, m, c: norm.ppf(0.5 + m / 2) * d.std(0)), "Gaussian"),
-        (lambda y, d, m: (y <= d.quantile(m, dim=0)).double().mean(), "one-sided"),
-        (lambda y, d, m: (y <= d.quantile(m, dim=1)).double().mean(), "d has shape (101, 40)")],
+    "log_evidence": [(lambda *a: EVIDENCE(*a) / len(a[0]), "per wine")],
+    "coverage": [(drawn, "no draws are")],
+    "half_width": [
+        (lambda y, f, p: (y - f).abs().quantile(p), "rank can the"), (higher, "a rank too high"),
+        (lambda y, f, p: norm.ppf(0.5 + p / 2) * (y - f).std(), "Gaussian"),
+        (lambda *a: 0.7 * WIDTH(*a), "75 % hold")],
+    "risk_coverage": [(lambda y, f, u: RISK(y[u.argsort()], f, u), "alike")],
     "score_probabilities": [
         (lambda m, s, k: Normal(m[..., None], s[..., None]).log_prob(k).exp().mean(0), "density"),
         (lambda m, s, k: CHANCES(m.mean(0)[None], s.mean(0)[None], k), "at the end"),
@@ -122,6 +114,7 @@ WRONG = [  # exercise, answer, words of the message
         (lambda p, k, y: SCORE(p, k, y).exp(), "logarithm"),
         (lambda p, k, y: p.max(1).values.log(), "was observed"),
         (lambda p, k, y: SCORE(p, k, y).mean(), "one value per wine")]}.items() for row in rows]
+WRONG += [(name, slip(name, *row[:-1]), row[-1]) for name, rows in SLIPS.items() for row in rows]
 ODD = [
     (name, answer) for name, answers in {"mixture_log_density": [
         arrays(lambda y, m, s: np.logaddexp.reduce(norm(m, s).logpdf(y), 0) - np.log(len(m))),
@@ -133,13 +126,24 @@ ODD = [
     "posterior_fit": [fit(lr=0.02), fit(guide=autoguide.AutoLowRankMultivariateNormal)],
     "variance_parts": [
         arrays(lambda m, s: ((s**2).mean(0), m.var(0))), lambda m, s: PARTS(m, s).float()],
-    "prior_experiment": [
-        trained(lambda e, k, b, *case: np.array([float(v) for v in (e, k, b)])),
-        trained(lambda e, k, b, *case: [e.double(), k.item(), torch.tensor(b)])],
     "batch_model": [batches(), batches(rows=lambda n, b: torch.randint(n, (b,)))],
+    "network": [
+        slip("network", "w2", "v", '"v"', '"out"'),
+        slip("network", PLATE, "if True:", "mean, sigma)", "mean, sigma).to_event(1)")],
+    "log_evidence": [
+        arrays(lambda r, J, w, s, v: multivariate_normal(
+            cov=v**2 * np.eye(len(r)) + (J * s**2) @ J.T).logpdf(r + J @ w)),
+        lambda *a: EVIDENCE(*(v.float() for v in a[:4]), a[4])],
     "coverage": [
-        arrays(lambda y, d, m: np.mean(abs((d < y).mean(0) - 0.5) < m / 2)),
-        lambda y, d, m: float(COVERAGE(y.float(), d.float(), float(m)))],
+        arrays(lambda y, m, s, k: np.mean(abs(norm.cdf((y - m) / s).mean(0) - 0.5) < k / 2)),
+        lambda y, m, s, k: float(COVERAGE(y.float(), m.float(), s.float(), k))],
+    "half_width": [
+        arrays(lambda y, f, p: np.append(np.sort(abs(y - f)), np.inf)[
+            min(len(y), int(np.ceil((len(y) + 1) * p)) - 1)]),
+        lambda y, f, p: float(WIDTH(y.float(), f.float(), p))],
+    "risk_coverage": [
+        lambda y, f, u: [float((y - f)[u <= v].square().mean() ** 0.5) for v in u.sort()[0]],
+        lambda y, f, u: RISK(y.float(), f.float(), u.float()).numpy()],
     "score_probabilities": [
         lambda m, s, k: torch.stack([CHANCES(m, s, j[None])[:, 0] for j in k], 1).tolist(),
         arrays(lambda m, s, k: np.stack([np.diff(norm(m, s).cdf([[[j - 0.5]], [[j + 0.5]]]), axis=0)
