@@ -1157,7 +1157,7 @@ axes[0].set(ylabel="standard deviation\n(quality points)", ylim=(0, None))
 axes[0].plot([], [], "*", color="white", markersize=12, mec="black", label="NUTS (54)")
 axes[0].plot([], [], "x", color=PALETTE["black"], label="the same 54")
 axes[0].plot([], [], "D", color=PALETTE["black"], mfc="none", label="with its σ")
-_ = fig.legend(*axes[0].get_legend_handles_labels(), ncols=5, loc="outside upper center")
+_ = fig.legend(*axes[0].get_legend_handles_labels(), ncols=5, loc="outside upper left")
 
 # %% tags=["answer", "mistake-B16"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
 # Answer
@@ -1421,7 +1421,7 @@ for ax in axes[1]:
     ax.set_xlabel("x")
 for ax in axes[:, 0]:
     ax.set_ylabel("f(x), 90 % band")
-_ = fig.legend(*axes[0, 0].get_legend_handles_labels(), ncols=4, loc="outside upper center")
+_ = fig.legend(*axes[0, 0].get_legend_handles_labels(), ncols=4, loc="outside upper left")
 
 # %% tags=["mistake-B11"] jupyter={"source_hidden": true}
 in_gap = toy_line[:, 0].abs() < 0.7
@@ -1715,7 +1715,7 @@ for ax in axes[1]:
     ax.set(xlabel="score (points)", xticks=range(3, 9))
 for ax, which in zip(axes[:, 0], ("surest", "least sure"), strict=True):
     ax.set_ylabel(f"{which}: density")
-_ = fig.legend(*axes[0, 0].get_legend_handles_labels(), ncols=3, loc="outside upper center")
+_ = fig.legend(*axes[0, 0].get_legend_handles_labels(), ncols=3, loc="outside upper left")
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # Above the four validation wines with the least predicted noise, below the four with the most. The
