@@ -732,7 +732,7 @@ fitted, climb = {}, {}
 for name, full in (("mean field", False), ("full covariance", True)):
     loc = torch.zeros(size).double().requires_grad_()
     raw = torch.diag(torch.full((size,), -3.0)).double().requires_grad_()
-    options = {"steps": 800, "rate": 0.03, "show": True}
+    options = {"steps": 600, "rate": 0.03, "show": True}
     losses = minimise(lambda: -elbo(guide_of(loc, raw, full), *data, 32), [loc, raw], **options)  # noqa: B023
     climb[name] = [-value for value in losses]
     fitted[name] = guide_of(loc.detach(), raw.detach(), full)
