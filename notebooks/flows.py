@@ -46,12 +46,12 @@ import time
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from IPython.display import Image, Markdown, display
 from PIL import Image as PILImage
 from torch import Tensor, nn
-from torch import distributions as dist
 
 from course_utils import progress
 from course_utils.checks import flows as checks
@@ -332,7 +332,7 @@ assert checks.check_transformed_log_prob(course_log_prob)
 
 # %% tags=["mistake-F4"]
 score = my_log_prob if checks.check_transformed_log_prob(my_log_prob) else course_log_prob
-stack = [dist.AffineTransform(loc=0.5, scale=2.0), dist.SigmoidTransform()]  # z -> x
+stack = [dist.transforms.AffineTransform(0.5, 2.0), dist.transforms.SigmoidTransform()]  # z -> x
 points = (torch.arange(1000) + 0.5)[:, None] / 1000  # (n, 1)
 log_p = torch.as_tensor(score(points, stack)).to(points)  # (n,)
 library = dist.TransformedDistribution(dist.Normal(0.0, 1.0), stack)
@@ -616,7 +616,7 @@ def realnvp(d: int, layers: int = 8) -> Chain:
 
 
 # %%
-class Normal(nn.Module):
+class GaussianBase(nn.Module):
     """The base density N(0, I)."""
 
     def __init__(self, d: int) -> None:
@@ -680,7 +680,7 @@ assert torch.allclose(by_autograd, random_chain(few)[1], atol=1e-3)
 
 # %%
 unit = torch.ones(2, device=device)
-untrained = Flow(random_chain, Normal(2), 0 * unit, unit).to(device).requires_grad_(False)
+untrained = Flow(random_chain, GaussianBase(2), 0 * unit, unit).to(device).requires_grad_(False)
 drawn = untrained.sample(20_000)  # how far does it reach?
 reach = torch.stack([drawn.amin(0) - 1, drawn.amax(0) + 1], 1)  # (axis, 2)
 mass = integrate(untrained.log_prob, tuple(reach.flatten().tolist()), 600)
@@ -718,7 +718,7 @@ def build_flow(kind: str, x: Tensor, components: int, seed: int) -> Flow:
     else:
         raise ValueError(f"kind must be realnvp, maf or spline, not {kind!r}")
     if components == 1:
-        base = Normal(x.shape[1])
+        base = GaussianBase(x.shape[1])
     else:
         base = start_mixture((x - shift) / scale, components, seed)
     return Flow(f, base, shift, scale).to(x)
@@ -1009,7 +1009,6 @@ predict("maf_samples", "as long as scoring", "about twice as long", "64 times as
 
 
 # %% slideshow={"slide_type": "subslide"}
-import pyro.distributions as pyrodist
 from pyro.nn import AutoRegressiveNN
 
 
@@ -1026,7 +1025,7 @@ class Autoregressive(nn.Module):
     def __init__(self, order: Tensor, hidden: int = 64) -> None:
         super().__init__()
         network = Masked(len(order), [hidden, hidden], permutation=order)
-        self.block = pyrodist.transforms.AffineAutoregressive(network, log_scale_min_clip=-3.0)
+        self.block = dist.transforms.AffineAutoregressive(network, log_scale_min_clip=-3.0)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         z = self.block(x)
@@ -1084,7 +1083,7 @@ predict("never_flip", "at zero, only later", "above a number that no training re
 
 # %%
 one_sided = Chain(*(Coupling(2, flip=False) for _ in range(4)))
-stuck = Flow(one_sided, Normal(2), x_train.mean(0), x_train.std(0)).to(device)
+stuck = Flow(one_sided, GaussianBase(2), x_train.mean(0), x_train.std(0)).to(device)
 optimiser = torch.optim.Adam(stuck.parameters(), 5e-3, fused=True)
 for step in range(150):
     _ = train_step(stuck, (x_train[step % 10 :: 10],), optimiser)
