@@ -775,3 +775,95 @@ def check_entropy(answer: Any) -> Verdict:
             _compare(function, (x,), estimate(x), traps, rtol=1e-3)
 
     return trial(answer, examine, praise="an entropy without a model.")
+
+
+# ------------------------------------------------------------------ the probability of a cell
+
+
+class _Slanted:
+    """A Gaussian in the plane whose coordinates hang together, over cells of two steps."""
+
+    step = torch.tensor([1.0, 0.1]).double()
+    mean = torch.tensor([0.3, -0.02]).double()
+    precision = torch.tensor([[6.0, -30.0], [-30.0, 400.0]]).double()
+    x = torch.tensor([[0, 0], [1, 0.1], [-1, 0], [0, -0.1], [1, 0]]).double()
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        off = torch.as_tensor(x).double() - self.mean
+        square = torch.einsum("ni,ij,nj->n", off, self.precision, off)
+        value = (torch.logdet(self.precision) - square) / 2 - math.log(2 * math.pi)
+        return value.to(x.dtype) if isinstance(x, Tensor) else value
+
+    def expected(self, *, width: float = 1.0, at: float = 0.0, shared: bool = False) -> Tensor:
+        """Mean log density (n,) over boxes of width steps, their middles moved by at steps."""
+        spread = (width * self.step) ** 2 / 12
+        curve = (self.precision.diagonal() * spread).sum()
+        if shared:
+            curve += 2 * self.precision[0, 1] * spread.prod().sqrt()
+        return self.log_prob(self.x + at * self.step) - curve / 2
+
+    def probability(self) -> Tensor:
+        """Log probability (n,) of the cells, by the midpoint rule."""
+        middle = (torch.arange(60).double() + 0.5) / 60 - 0.5
+        points = torch.cartesian_prod(middle, middle) * self.step  # (3600, 2)
+        inside = self.log_prob((self.x[:, None] + points).reshape(-1, 2)).reshape(len(self.x), -1)
+        return inside.exp().mean(1).log() + self.step.log().sum()
+
+
+@exercise
+def check_cell_bound(answer: Any) -> Verdict:
+    """Lower bound of the log probability of cells: log_prob, (n, d), (d,), draws -> (n,), nats."""
+    density, draws, copies = _Slanted(), 60, 60  # every wine sixty times: few calls, many points
+    volume = density.step.log().sum()
+    bound, exact = density.expected() + volume, density.probability()
+    known = [
+        (density.expected(), "this is a mean log *density*: how large is the cell?"),
+        (density.expected() - volume, "the volume belongs to it with the other sign."),
+        (density.expected() + density.step.prod(), "add the *logarithm* of the volume."),
+        (density.expected() + density.step.sum().log(), "a volume is a product of the sides."),
+        (density.log_prob(density.x) + volume, "this is the density at x itself: where is noise?"),
+        (density.log_prob(density.x), "this is the log density at x itself, not that of the cell."),
+        (density.expected(at=0.5) + volume, "the cell lies around x, not beside it."),
+        (density.expected(at=0.5), "the cell lies around x, and its volume counts."),
+        (density.expected(width=2) + volume, "the noise is as wide as two cells."),
+        (density.expected(width=12**0.5) + volume, "noise over the cell is uniform, not Gaussian."),
+        (density.expected(shared=True) + volume, "every coordinate needs noise of its own."),
+        (draws * density.expected() + volume, "the mean over the draws, not their sum."),
+        (-bound, "the sign is wrong: a log probability is never positive."),
+        (bound.exp(), "this is no logarithm."),
+        (bound / math.log(10), "natural logarithms, please."),
+        (exact.exp(), "this is a probability: its logarithm was asked for."),
+    ]
+
+    def examine(function: Any) -> str:
+        asked = []
+
+        def log_prob(x: Any) -> Tensor:
+            points = torch.as_tensor(x)
+            if points.shape[-1:] != (2,):
+                raise Wrong(f"`log_prob` wants points (n, d); it got {tuple(points.shape)}.")
+            asked.append(points.numel() // 2)
+            rows = density.log_prob(points.reshape(-1, 2))
+            return rows.reshape(points.shape[:-1])
+
+        x = density.x.repeat(copies, 1)
+        found = numbers(call(function, log_prob, x, density.step, draws), finite=False)
+        if found.ndim == 0:
+            raise Wrong("one number per row, shape (n,): do not average over the wines.")
+        found = numbers(found, x.shape[:1]).reshape(copies, -1).mean(0)
+        used = sum(asked) / len(x)
+        if torch.allclose(found, bound, atol=0.1):
+            if used < draws / 2:
+                raise Wrong(f"it looked at {used:.0f} points of each cell, not at {draws}.")
+            return "a bound of a probability, from a density."
+        if torch.allclose(found, exact, atol=0.15):
+            return "the logarithm of a mean over the draws: a bound that is tighter still."
+        apart = [(found - wrong).abs().max() for wrong, _ in known]
+        wrong, message = known[apart.index(min(apart))]
+        if min(apart) < 0.15 * max(1.0, (wrong - bound).abs().max()):
+            raise Wrong(message)
+        if used < draws / 2:
+            raise Wrong("a few points tell little of a cell: take `draws` of them in each.")
+        raise Wrong("the shape is right, but a value is off.")
+
+    return trial(answer, examine, praise="")

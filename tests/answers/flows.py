@@ -95,6 +95,21 @@ def overwritten(x, transforms):
     return total + torch.distributions.Normal(0, 1).log_prob(x).sum(-1)
 
 
+def cells(noise=lambda x: torch.rand_like(x) - 0.5, volume=lambda s: s.log().sum(), draws=None,
+          join=lambda v: v.mean(0)):  # fmt: skip
+    def estimate(log_prob, x, step, many):
+        draw = (log_prob(x + step * noise(x)) for _ in range(draws or many))
+        return join(torch.stack(list(draw))) + volume(step)
+
+    return estimate
+
+
+def all_at_once(log_prob, x, step, draws):
+    u = torch.rand(draws, *x.shape) - 0.5
+    rows = log_prob((x + step * u).reshape(-1, x.shape[1])).reshape(draws, len(x))
+    return (rows + step.log().sum()).mean(0).numpy()
+
+
 WRONG = [  # exercise, answer, words of the message
     ("lognormal", lambda x: unit.log_prob(x.log()), "Jacobian"),
     ("lognormal", lambda x: unit.log_prob(x.log()) + x.log(), "slope"),
@@ -149,6 +164,17 @@ WRONG = [  # exercise, answer, words of the message
     ("entropy", lambda x: entropy(x) - 0.5772157, "Euler"),
     ("entropy", lambda x: (entropy(x) + GAMMA + math.log(len(x) - 1)) / 2, "dimensions"),
     ("entropy", lambda x: entropy(x) - math.log(1 - 1 / len(x)), "n - 1"),
+    ("cell_bound", cells(volume=lambda s: 0), "how large is the cell"),
+    ("cell_bound", cells(volume=lambda s: -s.log().sum()), "other sign"),
+    ("cell_bound", cells(volume=torch.prod), "*logarithm* of the volume"),
+    ("cell_bound", cells(torch.rand_like), "around x"),
+    ("cell_bound", cells(lambda x: 2 * torch.rand_like(x) - 1), "two cells"),
+    ("cell_bound", cells(torch.randn_like), "uniform"),
+    ("cell_bound", cells(lambda x: torch.rand(len(x), 1) - 0.5), "noise of its own"),
+    ("cell_bound", cells(lambda x: 0 * x), "at x itself"),
+    ("cell_bound", cells(draws=1), "each"),
+    ("cell_bound", cells(join=lambda v: v.sum(0)), "not their sum"),
+    ("cell_bound", cells(join=torch.mean), "per row"),
     ("conditional", book.MyConditional, "Not tried yet"),
     ("conditional", lambda *sizes: Flow(*sizes, layers=1), "stiff"),
     ("conditional", mine(Flow, log_prob=lambda f, x, m: Flow.log_prob(f, x, 0 * m)), "enter"),
@@ -169,6 +195,8 @@ ODD = [
     ("train_step", step(to=torch.clone)),
     ("same_mask", by_numpy),
     ("same_mask", lambda *a: list(by_numpy(*a, n=400))),
+    ("cell_bound", all_at_once),
+    ("cell_bound", cells(join=lambda v: v.logsumexp(0) - math.log(len(v)))),
     ("entropy", lambda x: entropy(x).numpy()),
     ("entropy", lambda x: near(x.double()).float()),
     ("conditional", mine(Flow, sample=lambda f, m: Flow.sample(f, m).tolist())),
