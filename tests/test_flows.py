@@ -6,6 +6,7 @@ import pyro
 import pytest
 import torch
 
+from benchmarks import flow_table, measure
 from benchmarks.baselines import densities
 from tools.notebook_definitions import definitions
 
@@ -56,7 +57,7 @@ def test_round_trip_and_jacobian(name, d):
 
 @pytest.mark.mistake("F7", "F9")
 @pytest.mark.parametrize("name", BIJECTIONS)
-@pytest.mark.parametrize("base", [nb.Normal, mixture])
+@pytest.mark.parametrize("base", [nb.GaussianBase, mixture])
 def test_density_at_any_scale_integrates_to_one_and_is_that_of_the_samples(name, base):
     """The mean of -log q over samples is the entropy by quadrature."""
     torch.manual_seed(0)
@@ -75,7 +76,7 @@ def test_density_at_any_scale_integrates_to_one_and_is_that_of_the_samples(name,
 def test_a_flow_without_layers_is_the_gaussian_of_its_scale():
     shift, scale, x = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 3.0]), torch.randn(100, 2)
     expected = torch.distributions.Normal(shift, scale).log_prob(x).sum(-1)
-    flow = nb.Flow(nb.Chain(), nb.Normal(2), shift, scale)
+    flow = nb.Flow(nb.Chain(), nb.GaussianBase(2), shift, scale)
     torch.testing.assert_close(flow.log_prob(x), expected)
 
 
@@ -98,12 +99,31 @@ def test_autoregressive_round_trip_is_not_the_cache():
         torch.testing.assert_close(f.inverse(z), remembered - 1, atol=1e-5, rtol=1e-5)
 
 
-def test_unknown_kind_and_flat_data():
-    x = torch.randn(100, 2)
-    with pytest.raises(ValueError, match="kind"):
-        nb.fit_flow(x, x, kind="planar")
-    with pytest.raises(ValueError, match="vary"):
-        nb.fit_flow(x * torch.tensor([1.0, 0.0]), x)
+POINTS = torch.randn(100, 2, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "options", "message"),
+    [
+        (POINTS, POINTS, {"kind": "planar"}, "kind must be"),
+        (POINTS * torch.tensor([1.0, 0.0]), POINTS, {}, "vary"),
+        (POINTS[:, 0], POINTS, {}, "x_train must be points"),
+        (POINTS, POINTS[:, :1], {}, "x_val must be points"),
+        (POINTS, POINTS.double(), {}, "x_val must be points"),
+        (POINTS, POINTS.numpy(), {}, "x_val must be a floating-point tensor"),
+        (POINTS.int(), POINTS, {}, "x_train must be a floating-point tensor"),
+        (POINTS[:0], POINTS, {}, "x_train must be a floating-point tensor"),
+        (POINTS, POINTS.log(), {}, "x_val must be finite"),
+        (POINTS / 0.0, POINTS, {}, "x_train must be finite"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused_in_one_line(train, val, options, message):
+    with pytest.raises(ValueError, match=message) as refused:
+        nb.fit_flow(train, val, **options)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_coupling_layer_needs_two_coordinates():
     with pytest.raises(ValueError, match="two coordinates"):
         nb.realnvp(1)
 
@@ -155,6 +175,68 @@ def test_the_knothe_rosenblatt_map_of_the_moons_has_no_gap():
     assert (z.square().T.corrcoef()[0, 1]).abs() < 0.03
 
 
+@pytest.mark.parametrize(
+    "x", [POINTS[:, :1], POINTS[:, 0], POINTS[None], POINTS.double(), POINTS.numpy(), POINTS.int()]
+)
+def test_a_flow_scores_points_of_its_own_shape_and_type_only(x):
+    flow = nb.Flow(nb.Chain(), nb.GaussianBase(2), torch.zeros(2), torch.ones(2))
+    assert flow.log_prob(POINTS).shape == (100,)
+    with pytest.raises(ValueError, match="x must be points"):
+        flow.log_prob(x)
+
+
+def test_a_fit_that_diverges_returns_nothing():
+    with pytest.raises(RuntimeError, match="training diverged"):
+        nb.fit_flow(POINTS, POINTS, kind="realnvp", components=1, batch=50, steps=60, rate=1e4)
+
+
+def test_steps_without_a_finite_gradient_are_counted(monkeypatch):
+    def every_third(flow, batch, optimiser, calls=[]):  # noqa: B006 - it counts
+        calls.append(1)
+        spoilt = (batch[0] * (math.nan if len(calls) % 3 == 0 else 1.0),)
+        return train_step(flow, spoilt, optimiser)
+
+    train_step = nb.train_step
+    monkeypatch.setitem(nb.fit_flow.__globals__, "train_step", every_third)
+    flow = nb.fit_flow(POINTS, POINTS, kind="realnvp", components=1, batch=50, steps=10)
+    assert flow.skipped == 3 and flow.log_prob(POINTS).isfinite().all()
+
+
+@pytest.mark.mistake("F10")
+def test_in_the_plane_a_masked_block_is_an_affine_coupling():
+    """z_1 is affine in x_1; given x_1, z_2 is affine in x_2: second differences vanish."""
+    torch.manual_seed(0)
+    block = nb.Autoregressive(torch.arange(2)).double()
+    x_1 = torch.randn(50).double()
+    z = torch.stack([block(torch.stack([x_1, 0 * x_1 + c], 1))[0] for c in (-1.0, 0.5, 2.0)])
+    torch.testing.assert_close(z[0] + z[2], 2 * z[1])
+    assert torch.equal(z[0, :, 0], z[1, :, 0])
+    slope = (z[0, :, 0] - z[0, 0, 0])[1:] / (x_1 - x_1[0])[1:]
+    torch.testing.assert_close(slope, slope[:1].expand(49))
+
+
+@pytest.mark.mistake("D6", "F10")
+def test_flows_are_compared_at_equal_settings_with_the_control_beside():
+    stored = measure.load("flow_table")
+    given = stored["settings"]
+    names = ("RealNVP by hand", "masked autoregressive", "spline")
+    equal = [{key: given[name][key] for key in ("components", "steps", "batch")} for name in names]
+    assert equal[0] == equal[1] == equal[2]
+    assert given[names[0]]["layers"] == given[names[1]]["layers"]
+    assert all(len(runs) == 5 for runs in stored["runs"].values())
+
+
+def test_stored_gaps_of_quick_rows_are_those_of_the_code():
+    x_test, stored = nb.draw_moons(300, nb.N_TEST), measure.load("flow_table")["runs"]
+    found = flow_table.fitted("one Gaussian", 1, x_test)["gap"]
+    assert found == pytest.approx(stored["one Gaussian"]["1"]["gap"], abs=1e-3)
+    parts = stored["mixture of Gaussians"]["0"]["parts"]
+    found = flow_table.fitted_gaussians((parts,), 0, x_test)["gap"]
+    assert found == pytest.approx(stored["mixture of Gaussians"]["0"]["gap"], abs=1e-3)
+    flow = flow_table.fitted_flow({"kind": "realnvp", "components": 1, "steps": 20}, 0, x_test[:99])
+    assert 0 < flow["gap"] < 2 and flow["inverse"] > 0 and flow["skipped"] == 0
+
+
 HEAVY = pyro.distributions.MultivariateStudentT(3.0, torch.zeros(2).double(), torch.eye(2).double())
 RINGS = densities.DENSITIES["rings"]
 
@@ -180,9 +262,10 @@ def test_fits_other_densities_at_any_scale_in_double_precision(draw, log_prob):
     assert samples.isfinite().all() and not log_q.requires_grad
 
 
+@pytest.mark.parametrize("dtype", [torch.float, torch.double])
 @pytest.mark.parametrize("kind", ["realnvp", "maf", "spline"])
-def test_every_kind_takes_three_dimensions_and_repeats_itself(kind):
-    x = torch.randn(500, 3) @ torch.randn(3, 3)
+def test_every_kind_takes_three_dimensions_and_both_precisions_and_repeats_itself(kind, dtype):
+    x = (torch.randn(500, 3) @ torch.randn(3, 3)).to(dtype)
     first, again, other = (
         nb.fit_flow(x, x, kind=kind, components=1, steps=20, seed=seed) for seed in (0, 0, 1)
     )

@@ -38,17 +38,17 @@ ELSEWHERE = {
 # What stands afterwards in a file of the copy, or on the screen.
 LEFT = {
     "--threads 1": ("screen", '"parameters": {"SEED": 3, "THREADS": 1}'),
-    "--set": ("screen", '"SEEDS": 2, "REALNVP_STEPS": 800'),
-    "make notebooks NAME": ("notebooks/flows.ipynb", "0 2 5 1500"),
+    "--set": ("screen", '"SPLINE_STEPS": 400, "REALNVP_STEPS": 800'),
+    "make notebooks NAME": ("notebooks/flows.ipynb", "0 2 800 1500"),
     "make links": ("notebooks/flows.ipynb", "https://github.com/owner/name"),
     ".copies": ("work/START.md", "(flows.ipynb)"),
     "pre-commit": (".git/hooks/pre-commit", "pre_commit"),
 }
 SMALL = """# %% tags=["parameters"]
-SEED, THREADS, SEEDS, REALNVP_STEPS = 0, 2, 5, 1500
+SEED, THREADS, SPLINE_STEPS, REALNVP_STEPS = 0, 2, 800, 1500
 
 # %%
-print(SEED, THREADS, SEEDS, REALNVP_STEPS)
+print(SEED, THREADS, SPLINE_STEPS, REALNVP_STEPS)
 
 # %% [markdown]
 """

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 
 from tools.catalogue import table
 
@@ -46,4 +46,31 @@ def all_of_mnist() -> str:
     return table(head, rows)
 
 
-QUOTED = {"random splits": random_splits, "all of MNIST": all_of_mnist}
+def flows_of_the_plane() -> str:
+    """Settings, and means over seeds of what they cost and how near they come to the moons."""
+    stored = json.loads((BENCHMARKS / "flow_table.json").read_text(encoding="utf-8"))
+    head = ["model", "layers", "steps", "batch", "Gaussians in the base", "parameters"]
+    head += ["training (s)", "gap (nats)", "inverse / forward time"]
+    rows, keys = [], ("parameters", "seconds", "gap", "inverse")
+    for name, found in stored["runs"].items():
+        given = stored["settings"][name]
+        shown = [f"{given[k]:,}" if k in given else "–" for k in ("layers", "steps", "batch")]
+        of = {key: [run[key] for run in found.values() if key in run] for key in keys}
+        shown += [str(given.get("components", "–")), spread(of["parameters"])]
+        gap, error = mean(of["gap"]), stdev(of["gap"]) / len(of["gap"]) ** 0.5
+        gap = f"{number(gap, 4)} ± {number(error, 4)}"
+        ratio = number(mean(of["inverse"]), 1) if of["inverse"] else "–"
+        rows.append([name, *shown, number(mean(of["seconds"]), 1), gap, ratio])
+    return table(head, rows)
+
+
+def spread(counts: list[int]) -> str:
+    """One number, or from the smallest to the largest."""
+    return " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
+
+
+QUOTED = {
+    "random splits": random_splits,
+    "all of MNIST": all_of_mnist,
+    "flows of the plane": flows_of_the_plane,
+}
