@@ -1521,9 +1521,7 @@ lowest = 2 * torch.special.ndtr(0.4 / steepest) - 1
 for each in zip(steepest, lowest, rest, gap, strict=True):
     print("L = {:3.0f}: at least {:.4f}, left {:.4f}; gap {:.3f} nats".format(*map(float, each)))
 assert (rest > 0.999 * lowest).all() and torch.allclose(rest[:6], lowest[:6], rtol=0.01)
-half = torch.linspace(
-    0.02, 1.2, 12, dtype=torch.double
-)  # section 1's map, its pieces |x| > D / 2; there L = 8
+half = torch.linspace(0.02, 1.2, 12, dtype=torch.double)  # section 1: D / 2, and there L = 8
 rest_cubic = torch.erf(f_cubic(half) / 2**0.5)
 assert (rest_cubic > torch.erf(half / 8 / 2**0.5)).all()
 
