@@ -1020,7 +1020,7 @@ clouds, nets = stages(realnvp_flow, cloud), stages(realnvp_flow, lines)
 assert len(nets) == 9 and nets[8].shape == (4, 10, 1000, 2)
 
 
-# %% tags=["picture-first"] jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"} alt="Five panels, after 0, 2, 4, 6 and 8 layers. A round cloud of points in four colours, one for each quadrant, is sheared and stretched, first up, then to both sides, and lies at last on two interleaved half moons. Each colour stays in one piece."
+# %% tags=["picture-first"] jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"} alt="Five panels, after 0, 2, 4, 6 and 8 layers. A round cloud of points in four colours, one for each quadrant, is sheared and stretched, up and down and to both sides, and lies at last on two interleaved half moons."
 def draw_cloud(ax, points: Tensor, title: str) -> None:
     """Points (quadrant, n, 2) of one stage, standardised, each stage on its own scale."""
     for part, colour in zip(points, QUADRANTS, strict=True):
@@ -1105,11 +1105,11 @@ fig, axes = plt.subplots(1, 3, figsize=(12, 2.7), dpi=120, sharey=True)
 colours = plt.get_cmap("viridis").with_extremes(over=PALETTE["orange"])
 fields = {"true density $p$": log_p.exp(), "RealNVP by hand, $q$": log_q.exp()}
 fields[r"$p\,(\log p - \log q)$"] = share
+highest, largest = log_p.max().exp().item(), share.abs().max().item()
 for ax, (title, field) in zip(axes, fields.items(), strict=True):
+    style = {"cmap": colours, "vmin": 0, "vmax": highest}
     if field is share:
-        style = {"cmap": "RdBu_r", "vmin": -share.abs().max(), "vmax": share.abs().max()}
-    else:
-        style = {"cmap": colours, "vmin": 0, "vmax": log_p.max().exp()}
+        style = {"cmap": "RdBu_r", "vmin": -largest, "vmax": largest}
     _ = ax.imshow(field.reshape(300, 300).T.cpu(), origin="lower", extent=BOX, **style)
     _ = ax.set(title=title, xlabel="$x_1$")
     ax.grid(False)
