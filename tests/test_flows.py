@@ -80,6 +80,20 @@ def test_a_flow_without_layers_is_the_gaussian_of_its_scale():
     torch.testing.assert_close(flow.log_prob(x), expected)
 
 
+@pytest.mark.mistake("F9")
+def test_the_three_tests_return_the_size_of_a_mistake():
+    f, x = bent(nb.Chain(nb.Coupling(2, flip=True)), std=0.05), torch.randn(200, 2)
+    assert nb.there_and_back(f, x) < 1e-5 and nb.beside_autograd(f, x) < 1e-5
+    assert nb.total(f, (-9, 9, -9, 9)) == pytest.approx(1, abs=1e-3)
+    off = nb.Mutant(f, lambda f, x: (f(x)[0], f(x)[1] - 0.3), lambda f, z: f.inverse(z) - 0.01)
+    assert nb.there_and_back(off, x) == pytest.approx(0.01, rel=1e-3)
+    assert nb.beside_autograd(off, x) == pytest.approx(0.3, rel=1e-3)
+    assert nb.total(off, (-9, 9, -9, 9)) == pytest.approx(math.exp(-0.3), abs=1e-3)
+    quarter = nb.Mutant(f, nb.positive, lambda f, z: f.inverse(z.expm1().log()))
+    assert nb.there_and_back(quarter, x) < 1e-4 and nb.beside_autograd(quarter, x) < 1e-4
+    assert nb.total(quarter, (-15, 9, -15, 9)) == pytest.approx(0.25, abs=1e-3)
+
+
 def test_same_mask_never_moves_the_kept_coordinate():
     f = bent(nb.Chain(*(nb.Coupling(2, flip=False) for _ in range(4))))
     x = torch.randn(50, 2)
@@ -126,6 +140,53 @@ def test_what_cannot_be_fitted_is_refused_in_one_line(train, val, options, messa
 def test_a_coupling_layer_needs_two_coordinates():
     with pytest.raises(ValueError, match="two coordinates"):
         nb.realnvp(1)
+
+
+@pytest.mark.mistake("F2")
+def test_a_stretch_is_at_least_what_two_pieces_demand():
+    """Half-planes under a linear map: equality across the direction that it stretches most."""
+    torch.manual_seed(0)
+    matrix = torch.randn(2, 2).double()  # f⁻¹
+    u, stretch, _ = torch.linalg.svd(matrix)
+    directions = [u[:, 0], u[:, 1], *torch.nn.functional.normalize(torch.randn(20, 2)).double()]
+    demanded = []
+    for direction in directions:  # of the normal of both lines; one leaves a, the other b outside
+        scale = (direction @ matrix).norm()
+        a, b = (torch.special.ndtr(-distance / scale) for distance in (0.3, 1.1))
+        demanded.append(nb.least_stretch(a, b, 1.4))
+    assert demanded[:2] == pytest.approx(stretch.tolist())
+    assert max(demanded) < stretch[0] * (1 + 1e-9)
+
+
+def test_the_stretch_found_is_that_of_a_linear_map():
+    class Linear(torch.nn.Module):
+        def inverse(self, z):
+            return z @ torch.tensor([[0.0, 2.0], [-3.0, 0.0]]).to(z)
+
+    shift, scale = torch.zeros(2), torch.tensor([5.0, 0.1])  # x = (-15 z_2, 0.2 z_1)
+    flow = nb.Flow(Linear(), torch.nn.Identity(), shift, scale)
+    assert nb.found_stretch(flow) == pytest.approx(15, rel=1e-5)
+
+
+def test_the_distance_from_a_half_circle_is_the_least_to_its_points():
+    torch.manual_seed(0)
+    angle = torch.linspace(0, math.pi, 4001)
+    x = 2 * torch.randn(500, 2)
+    least = torch.cdist(x, torch.stack([angle.cos(), angle.sin()], -1)).min(1).values
+    torch.testing.assert_close(nb.to_half_circle(x), least, atol=2e-3, rtol=0)
+
+
+@pytest.mark.mistake("F2")
+def test_the_knothe_rosenblatt_map_of_the_moons_has_no_gap():
+    """Draws of the moons become standard normal and independent."""
+    n, box = 400, (-1.5, 2.5, -1.0, 1.5)
+    nb.true_log_prob.__globals__["NOISE"] = 0.05
+    x = nb.draw_moons(0, 20_000)
+    z = nb.course_rosenblatt(nb.true_log_prob, box, n).reshape(n, n, 2)
+    column, row = (x - torch.tensor([-1.5, -1.0])).div(torch.tensor([4 / n, 2.5 / n])).long().T
+    z = z[column, row]
+    assert z.mean(0).abs().max() < 0.03 and (z.T.cov() - torch.eye(2)).abs().max() < 0.04
+    assert (z.square().T.corrcoef()[0, 1]).abs() < 0.03
 
 
 @pytest.mark.parametrize(
