@@ -1882,10 +1882,10 @@ predict(
 )
 
 # %% [markdown]
-# One layer of splines could do it: it holds the triangular map of section 8, up to eight pieces a
-# coordinate. But a masked network deals its hidden units out to the coordinates. Of 64, each of
-# eight gets eight: too few for a sine. We take one layer instead of two, with twice the width, and
-# more jitter, because ten thousand points are few here.
+# One layer of splines is a triangular map, as in section 8, with eight pieces for a coordinate; it
+# could be enough. But a masked network deals its hidden units out: of 64, each of eight coordinates
+# adds eight. That is few for a sine. We take one layer instead of two, twice as wide, and more
+# jitter, since ten thousand points are few in eight dimensions.
 
 
 # %%
