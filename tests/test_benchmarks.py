@@ -23,7 +23,8 @@ def here(competitors):
 
 
 @pytest.mark.parametrize(
-    "name", [*report.STORES, "seeds", "wine_splits", "all_of_mnist", "flow_table"]
+    "name",
+    [*report.STORES, "seeds", "wine_splits", "all_of_mnist", "flow_table", "flow_dimensions"],
 )
 def test_a_stored_file_says_where_it_comes_from(name):
     stored = measure.load(name)

@@ -6,7 +6,7 @@ import pyro
 import pytest
 import torch
 
-from benchmarks import flow_table, measure
+from benchmarks import flow_dimensions, flow_table, measure
 from benchmarks.baselines import densities
 from tools.notebook_definitions import definitions
 
@@ -80,6 +80,20 @@ def test_a_flow_without_layers_is_the_gaussian_of_its_scale():
     torch.testing.assert_close(flow.log_prob(x), expected)
 
 
+@pytest.mark.mistake("F9")
+def test_the_three_tests_return_the_size_of_a_mistake():
+    f, x = bent(nb.Chain(nb.Coupling(2, flip=True)), std=0.05), torch.randn(200, 2)
+    assert nb.there_and_back(f, x) < 1e-5 and nb.beside_autograd(f, x) < 1e-5
+    assert nb.total(f, (-9, 9, -9, 9)) == pytest.approx(1, abs=1e-3)
+    off = nb.Mutant(f, lambda f, x: (f(x)[0], f(x)[1] - 0.3), lambda f, z: f.inverse(z) - 0.01)
+    assert nb.there_and_back(off, x) == pytest.approx(0.01, rel=1e-3)
+    assert nb.beside_autograd(off, x) == pytest.approx(0.3, rel=1e-3)
+    assert nb.total(off, (-9, 9, -9, 9)) == pytest.approx(math.exp(-0.3), abs=1e-3)
+    quarter = nb.Mutant(f, nb.positive, lambda f, z: f.inverse(z.expm1().log()))
+    assert nb.there_and_back(quarter, x) < 1e-4 and nb.beside_autograd(quarter, x) < 1e-4
+    assert nb.total(quarter, (-15, 9, -15, 9)) == pytest.approx(0.25, abs=1e-3)
+
+
 def test_same_mask_never_moves_the_kept_coordinate():
     f = bent(nb.Chain(*(nb.Coupling(2, flip=False) for _ in range(4))))
     x = torch.randn(50, 2)
@@ -126,6 +140,53 @@ def test_what_cannot_be_fitted_is_refused_in_one_line(train, val, options, messa
 def test_a_coupling_layer_needs_two_coordinates():
     with pytest.raises(ValueError, match="two coordinates"):
         nb.realnvp(1)
+
+
+@pytest.mark.mistake("F2")
+def test_a_stretch_is_at_least_what_two_pieces_demand():
+    """Half-planes under a linear map: equality across the direction that it stretches most."""
+    torch.manual_seed(0)
+    matrix = torch.randn(2, 2).double()  # f⁻¹
+    u, stretch, _ = torch.linalg.svd(matrix)
+    directions = [u[:, 0], u[:, 1], *torch.nn.functional.normalize(torch.randn(20, 2)).double()]
+    demanded = []
+    for direction in directions:  # of the normal of both lines; one leaves a, the other b outside
+        scale = (direction @ matrix).norm()
+        a, b = (torch.special.ndtr(-distance / scale) for distance in (0.3, 1.1))
+        demanded.append(nb.least_stretch(a, b, 1.4))
+    assert demanded[:2] == pytest.approx(stretch.tolist())
+    assert max(demanded) < stretch[0] * (1 + 1e-9)
+
+
+def test_the_stretch_found_is_that_of_a_linear_map():
+    class Linear(torch.nn.Module):
+        def inverse(self, z):
+            return z @ torch.tensor([[0.0, 2.0], [-3.0, 0.0]]).to(z)
+
+    shift, scale = torch.zeros(2), torch.tensor([5.0, 0.1])  # x = (-15 z_2, 0.2 z_1)
+    flow = nb.Flow(Linear(), torch.nn.Identity(), shift, scale)
+    assert nb.found_stretch(flow) == pytest.approx(15, rel=1e-5)
+
+
+def test_the_distance_from_a_half_circle_is_the_least_to_its_points():
+    torch.manual_seed(0)
+    angle = torch.linspace(0, math.pi, 4001)
+    x = 2 * torch.randn(500, 2)
+    least = torch.cdist(x, torch.stack([angle.cos(), angle.sin()], -1)).min(1).values
+    torch.testing.assert_close(nb.to_half_circle(x), least, atol=2e-3, rtol=0)
+
+
+@pytest.mark.mistake("F2")
+def test_the_knothe_rosenblatt_map_of_the_moons_has_no_gap():
+    """Draws of the moons become standard normal and independent."""
+    n, box = 400, (-1.5, 2.5, -1.0, 1.5)
+    nb.true_log_prob.__globals__["NOISE"] = 0.05
+    x = nb.draw_moons(0, 20_000)
+    z = nb.course_rosenblatt(nb.true_log_prob, box, n).reshape(n, n, 2)
+    column, row = (x - torch.tensor([-1.5, -1.0])).div(torch.tensor([4 / n, 2.5 / n])).long().T
+    z = z[column, row]
+    assert z.mean(0).abs().max() < 0.03 and (z.T.cov() - torch.eye(2)).abs().max() < 0.04
+    assert (z.square().T.corrcoef()[0, 1]).abs() < 0.03
 
 
 @pytest.mark.parametrize(
@@ -251,3 +312,94 @@ def test_the_gap_is_paired():
     book.gap_to_truth.__globals__["x_test"] = x
     gap, error = book.gap_to_truth(book.true_log_prob(x) - 0.1)
     assert gap == pytest.approx(0.1, abs=1e-5) and error < 1e-6
+
+
+# ------------------------------------------------------------------ section 9
+
+
+@pytest.mark.mistake("F12")
+def test_the_chain_has_the_entropy_that_its_steps_have():
+    """Mean of -log p over samples: half log(2πe), and seven times that of two lanes."""
+    r = torch.linspace(-4, 4, 4001).double()
+    p = torch.distributions.Normal(torch.tensor([-0.4, 0.4]).double(), 0.25)
+    p = p.log_prob(r[:, None]).exp().mean(1)
+    assert torch.trapezoid(p, r) == pytest.approx(1, abs=1e-6)
+    exact = math.log(2 * math.pi * math.e) / 2 - 7 * torch.trapezoid(torch.xlogy(p, p), r).item()
+    found = -nb.chain_log_prob(nb.draw_chain(0, 50_000))
+    assert abs(found.mean() - exact) < 4 * found.std() / math.sqrt(50_000)
+
+
+@pytest.mark.parametrize("place", ["chain", *flow_dimensions.OTHERS])
+def test_points_and_slope_of_a_density_in_eight_dimensions_belong_together(place):
+    """Integrating by parts: E[x_i ∂ log p / ∂x_j] is -1 for i = j, and 0 for others."""
+    draw, log_prob = {"chain": flow_dimensions.CHAIN, **flow_dimensions.OTHERS}[place]
+    x = draw(40_000, 1).double().requires_grad_()
+    (slope,) = torch.autograd.grad(log_prob(x).sum(), x)
+    each = x.detach()[:, :, None] * slope[:, None, :]  # (n, 8, 8)
+    error = each.std(0) / math.sqrt(len(x))
+    assert ((each.mean(0) + torch.eye(8)).abs() < 5 * error + 1e-3).all()
+
+
+def test_heavy_tails_are_those_of_a_library():
+    x = flow_dimensions.draw_heavy(50, 0)
+    law = pyro.distributions.MultivariateStudentT(
+        4.0, torch.zeros(8).double(), flow_dimensions.HEAVY
+    )
+    torch.testing.assert_close(flow_dimensions.heavy_log_prob(x), law.log_prob(x))
+
+
+@pytest.mark.mistake("F13")
+def test_a_bound_of_a_cell_is_below_its_probability_and_exact_where_the_density_is_flat():
+    torch.manual_seed(0)
+    x, step = torch.tensor([[0.0, 1.0], [0.5, -1.0]]).double(), torch.tensor([0.5, 1.0]).double()
+    normal = torch.distributions.Normal(torch.zeros(2).double(), 0.7)
+    exact = (normal.cdf(x + step / 2) - normal.cdf(x - step / 2)).log().sum(1)
+    bound = nb.course_cell_bound(lambda v: normal.log_prob(v).sum(1), x, step, 4000)
+    assert (bound < exact).all() and (bound > exact - 0.2).all()
+    flat = nb.course_cell_bound(lambda v: torch.full((len(v),), -math.log(8)), x, step, 3)
+    torch.testing.assert_close(flat.exp().double(), torch.full((2,), 0.5 / 8).double())
+
+
+def test_filled_cells_round_to_what_they_were_filled_for():
+    x = torch.tensor([[3.0, -2.0], [0.0, 7.0]]).double()
+    points = nb.fill_cells(x, 500, 0)
+    assert torch.equal(points.round(), x.repeat(500, 1))
+    assert points.reshape(500, 2, 2).mean(0).sub(x).abs().max() < 0.06
+
+
+STORED = measure.load("flow_dimensions")
+
+
+def test_the_flow_is_ahead_of_the_mixture_with_every_seed_and_near_the_truth():
+    ours, mixture = (
+        [run["gap"] for run in STORED["runs"]["chain"][name].values()]
+        for name in (flow_dimensions.OURS, "mixture of Gaussians")
+    )
+    assert len(ours) == len(mixture) == 5
+    assert all(g > f + 0.5 for f, g in zip(ours, mixture, strict=True)) and max(ours) < 0.2
+
+
+def test_stored_figures_of_the_chain_are_those_of_the_code():
+    found = flow_dimensions.fitted("one Gaussian", flow_dimensions.CHAIN, 0)["gap"]
+    stored = STORED["runs"]["chain"]["one Gaussian"]["0"]["gap"]
+    assert found == pytest.approx(stored, abs=1e-3)
+
+
+def test_every_wine_is_scored_once_by_a_model_that_has_not_seen_it(monkeypatch):
+    wine, seen = nb.load_wine_quality("red"), []
+
+    def remember(train, val, steps, seed):
+        seen.append((train, val))
+        return {"flow": lambda x: 0 * x[:, 0], "mixture of Gaussians": lambda x: 0 * x[:, 0]}
+
+    monkeypatch.setattr(flow_dimensions.nb, "fit_wines", remember)
+    scores = flow_dimensions.wine_scores(draws=1)
+    counted = wine.x / torch.tensor(nb.STEP).double()
+    sizes = [len(counted) - len(train) - len(val) for train, val in seen]
+    assert sum(sizes[:5]) == sum(sizes[5:]) == len(counted) == len(scores["together"]["flow"])
+    labels, many = nb.duplicate_groups(counted).unique(), 0
+    for train, val in seen[:5]:
+        rows = torch.cat((train, val))
+        whole = nb.duplicate_groups(torch.cat((rows, counted)))[: len(rows)].unique()
+        many += len(whole)
+    assert many == 4 * len(labels)  # a wine with its twins is known to four of five folds

@@ -69,8 +69,57 @@ def spread(counts: list[int]) -> str:
     return " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
 
 
+def over_seeds(found: dict[str, dict], key: str, digits: int) -> str:
+    """Mean and standard error over seeds."""
+    values = [run[key] for run in found.values()]
+    return f"{number(mean(values), digits)} ± {number(stdev(values) / len(values) ** 0.5, digits)}"
+
+
+def flows_in_eight_dimensions() -> str:
+    """Models of the chain, for the notebook on flows."""
+    rows = []
+    for name, found in runs("flow_dimensions")["chain"].items():
+        each = {k: [run[k] for run in found.values() if k in run] for k in ("inverse", "steps")}
+        ratio = number(mean(each["inverse"]), 1) if each["inverse"] else "–"
+        steps = f"{round(mean(each['steps'])):,}" if each["steps"] else "–"
+        seconds = number(mean(run["seconds"] for run in found.values()), 1)
+        parts = sorted({run.get("parts", 1) for run in found.values()})
+        name += f" ({' or '.join(map(str, parts))})" if parts != [1] else ""
+        rows.append([name, steps, seconds, over_seeds(found, "gap", 3), ratio])
+    return table(["model", "steps", "seconds", "gap (nats)", "inverse / forward time"], rows)
+
+
+def flows_on_other_densities() -> str:
+    """The notebook's flow beside zuko's and a mixture, on densities fixed beforehand."""
+    rows, stored = [], runs("flow_dimensions")
+    for place in stored:
+        names = ("mixture of Gaussians", "zuko's NSF", "one wide layer of splines")
+        mixture, theirs, ours = (stored[place][name] for name in names)
+        ahead = {s: {"gap": theirs[s]["gap"] - ours[s]["gap"]} for s in ours}
+        rows.append(
+            [place, *(over_seeds(each, "gap", 3) for each in (mixture, theirs, ours, ahead))]
+        )
+    return table(["gaps (nats)", "mixture", "NSF", "one wide layer", "NSF less that, paired"], rows)
+
+
+def densities_of_wine() -> str:
+    """Bounds of the log probability of a wine, twins together or torn apart."""
+    text = (BENCHMARKS / "flow_dimensions.json").read_text(encoding="utf-8")
+    stored, rows = json.loads(text)["wine"], []
+    for name in ("one Gaussian", "mixture of Gaussians", "flow", "flow less mixture"):
+        keys = [f"{name}, together", f"{name}, torn apart", f"{name}, torn apart less together"]
+        pairs = [stored.get(key) for key in keys]
+        rows.append(
+            [name, *("–" if p is None else " ± ".join(number(v, 2) for v in p) for p in pairs)]
+        )
+    return table(["nats per wine", "twins together", "torn apart", "difference, paired"], rows)
+
+
 QUOTED = {
     "random splits": random_splits,
     "all of MNIST": all_of_mnist,
     "flows of the plane": flows_of_the_plane,
+    "flows in eight dimensions": flows_in_eight_dimensions,
+    "flows on other densities": flows_on_other_densities,
+    "densities of wine": densities_of_wine,
 }

@@ -206,10 +206,10 @@ def _learns(layer: nn.Module) -> None:
         )
 
 
-def _named(what: str, got: Any, shape: tuple) -> Tensor:
+def _named(what: str, got: Any, shape: tuple | None, *, finite: bool = True) -> Tensor:
     """Numbers of a shape; the message says of what."""
     try:
-        return numbers(got, shape)
+        return numbers(got, shape, finite=finite)
     except Wrong as wrong:
         raise Wrong(f"{what}: {wrong}") from None
 
@@ -632,101 +632,114 @@ def _entropy(p: Tensor, cell: float) -> float:
     return -torch.xlogy(p, p).sum().item() * cell
 
 
-# ------------------------------------------------------------------ conditional flow, entropy
+# ------------------------------------------------------------------ the map without a gap, entropy
 
 
 @exercise
-def check_conditional(answer: Any) -> Verdict:
-    """A class; its flows (d, labels) have log_prob(x, label) -> (n,), sample(label) -> (n, d)."""
+def check_rosenblatt(answer: Any) -> Verdict:
+    """Knothe-Rosenblatt map to N(0, I) on a grid: log_prob, box, points -> (points², 2)."""
 
-    def examine(make: Any) -> str:
-        flow, label = _built(make, 2, 3), torch.arange(900) % 3
-        x, _ = _bent(label)
-        before = _scores(flow, x, label).detach()
-        _learns(flow)
-        optimiser = torch.optim.Adam(flow.parameters(), 1e-2)
-        for _ in range(150):
-            optimiser.zero_grad()
-            (-flow.log_prob(x, label).mean()).backward()
-            nn.utils.clip_grad_norm_(flow.parameters(), 1.0)
-            optimiser.step()
-        flow.requires_grad_(False)
-        _examine_rows(flow, x[:7], label[:7])
-        means = [_examine_given(flow, m) for m in range(3)]
-        one, two = (_scores(flow, x[:7], label[:7] * 0 + m, learns=False) for m in (0, 1))
-        if torch.allclose(one, two, atol=1e-3):
-            raise Wrong("another label, the same density: where does the label enter?")
-        for m, moments in enumerate(means):
-            _examine_samples(flow, m, *moments)
-        new, truth = _bent(label, seed=5)
-        gap = (truth - _scores(flow, new, label, learns=False)).mean().item()
-        if gap > (truth - before).mean() - 0.1:
-            raise Wrong("training did not help: does the gradient reach all weights?")
-        if gap > 0.5:
-            raise Wrong(
-                f"it is a density for each label, but a stiff one: after 150 steps on bent data it "
-                f"is {gap:.2f} nats away. Let more layers bend all coordinates."
-            )
-        return f"one flow, three densities; {gap:.2f} nats from the truth on new points."
+    def examine(function: Any) -> None:
+        for number, (log_prob, box, points, exact) in enumerate(_triangular(), 1):
+            got = _named("z", call(function, log_prob, box, points), None, finite=False)
+            if got.shape != (points**2, 2):
+                raise Wrong(
+                    f"its shape is {tuple(got.shape)}, expected {(points**2, 2)}: one row for "
+                    "each midpoint, one column for each coordinate."
+                )
+            x = torch.cartesian_prod(*_axes(box, points))
+            right, p = exact(x), log_prob(x).exp().reshape(points, points)
+            there = (right.abs() < 2.5).all(-1)
+            if _near(got[there], right[there]):
+                continue
+            for wrong, message in _wrong_maps(p, (box[3] - box[2]) / points):
+                if _near(got[there], wrong[there]):
+                    raise Wrong(message)
+            if not got[there].isfinite().all():
+                raise Wrong("it contains NaN or infinity where the density is high.")
+            raise Wrong(f"on density {number} of 3, z is not that of the map.")
 
-    return trial(answer, examine, praise="")
+    return trial(answer, examine, praise="a bijection to N(0, I), for any density in a box.")
 
 
-def _bent(label: Tensor, seed: int = 4) -> tuple[Tensor, Tensor]:
-    """Points (n, 2) on three bent pieces, and their log density given the label (n,)."""
-    u = _noise(len(label), 2, seed=seed).float()
-    bend, across = torch.tensor([1.0, -0.7, 0.5])[label], torch.tensor([0.0, 2.0, -1.5])[label]
-    x = torch.stack([u[:, 0] + across, bend * (u[:, 0] ** 2 - 1) + 0.3 * u[:, 1]], -1)
-    return x, _normal(u) - math.log(0.3)
+def _triangular() -> list[tuple]:
+    """Densities of the plane whose map is known: log_prob, box, points, x (n, 2) -> z (n, 2)."""
+
+    def slanted(x):
+        return torch.stack([x[:, 0], (x[:, 1] - 0.6 * x[:, 0]) / 0.8], -1)
+
+    def bent(x):
+        return torch.stack([(x[:, 0] - 1) / 0.5, (x[:, 1] - x[:, 0] ** 2) / 0.7], -1)
+
+    def in_two(x):  # x_2 is one of two Gaussians, of which x_1 tells which is likelier
+        share = torch.sigmoid(2 * x[:, 0])
+        far, near = (Normal(0.0, 0.5).cdf(x[:, 1] - m) for m in (-2.0, 2.0))
+        return torch.stack([x[:, 0], torch.special.ndtri(share * far + (1 - share) * near)], -1)
+
+    def two_pieces(x):
+        x = _as_points(x)
+        gate = torch.nn.functional.logsigmoid
+        far, near = (Normal(0.0, 0.5).log_prob(x[:, 1] - m) for m in (-2.0, 2.0))
+        both = torch.stack([gate(2 * x[:, 0]) + far, gate(-2 * x[:, 0]) + near])
+        return both.logsumexp(0) + Normal(0.0, 1.0).log_prob(x[:, 0])
+
+    def of(map_, log_det):
+        return lambda x: _normal(map_(_as_points(x))) + log_det
+
+    return [
+        (of(slanted, -math.log(0.8)), (-6.0, 6.0, -7.0, 7.0), 70, slanted),
+        (of(bent, -math.log(0.35)), (-2.0, 4.0, -5.0, 14.0), 90, bent),
+        (two_pieces, (-5.0, 5.0, -6.0, 6.0), 80, in_two),
+    ]
 
 
-def _scores(flow: nn.Module, x: Tensor, label: Tensor, *, learns: bool = True) -> Tensor:
-    found = flow.log_prob(x, label)
-    _named("`log_prob`", found, x.shape[:1])
-    if learns and not (isinstance(found, Tensor) and found.requires_grad):
-        raise Wrong("no gradient comes out of `log_prob`: what detaches it?")
-    return found
+def _as_points(x: Any) -> Tensor:
+    return torch.as_tensor(x).double()
 
 
-def _examine_rows(flow: nn.Module, x: Tensor, label: Tensor) -> None:
-    """Each row has its own label."""
-    together = _scores(flow, x, label, learns=False)
-    if not together.isfinite().all():
-        raise Wrong("after 150 steps of training, `log_prob` is not finite.")
-    alone = [_scores(flow, x[i : i + 1], label[i : i + 1], learns=False)[0] for i in range(len(x))]
-    if not torch.allclose(together, torch.stack(alone), atol=1e-3):
-        raise Wrong("the score of a row depends on the other rows: each point has its own label.")
+def _axes(box: tuple, points: int) -> tuple[Tensor, Tensor]:
+    """Midpoints along x_1 and along x_2."""
+    middle = (torch.arange(points).double() + 0.5) / points
+    left, right, bottom, top = box
+    return left + (right - left) * middle, bottom + (top - bottom) * middle
 
 
-def _examine_given(flow: nn.Module, m: int) -> tuple[Tensor, Tensor]:
-    """Given a label: an integral of one; mean and scale (2,) of the density."""
-    middle = -9 + 18 * (torch.arange(240) + 0.5) / 240
-    points = torch.cartesian_prod(middle, middle)
-    q = numbers(flow.log_prob(points, torch.full((len(points),), m))).exp() * (18 / 240) ** 2
-    if abs(q.sum() - 1) > 0.03:
-        raise Wrong(
-            f"given the label {m} the density integrates to {q.sum():.2g}, not to 1: look at the "
-            "log-determinants."
-        )
-    mean = q @ points.double()
-    return mean, (q @ (points.double() - mean) ** 2).sqrt()
+def _near(got: Tensor, right: Tensor) -> bool:
+    return torch.allclose(got, right, atol=0.02, rtol=0)
 
 
-def _examine_samples(flow: nn.Module, m: int, mean: Tensor, scale: Tensor) -> None:
-    """Given a label: samples that follow the density."""
-    label = torch.full((2000,), m)
-    first = flow.sample(label)
-    if first is ...:
-        raise Wrong("`log_prob` is right. Now write `sample`.")
-    drawn, again = (_named("`sample`", each, (2000, 2)) for each in (first, flow.sample(label)))
-    if torch.equal(drawn, again):
-        raise Wrong("`sample` draws the same points each time.")
-    off = (drawn.mean(0) - mean).abs() / scale, (drawn.std(0) / scale).log().abs()
-    if max(part.max() for part in off) > 0.2:
-        raise Wrong(
-            f"samples of the label {m} do not follow its density: does `sample` undo `log_prob`, "
-            "with the same label?"
-        )
+def _below(p: Tensor, axis: int, own: float = 0.5) -> Tensor:
+    """Share of the sum along an axis that lies below each midpoint."""
+    return (p.cumsum(axis) - own * p) / p.sum(axis, keepdim=True)
+
+
+def _wrong_maps(p: Tensor, height: float) -> list[tuple[Tensor, str]]:
+    """Known mistakes on a table of densities (x_1, x_2): z (points², 2), and what it is."""
+
+    def pair(first: Tensor, second: Tensor, to: Callable = torch.special.ndtri) -> Tensor:
+        return to(torch.stack(torch.broadcast_tensors(first, second), -1).reshape(-1, 2))
+
+    p_1, p_2 = p.sum(1, keepdim=True), p.sum(0, keepdim=True)
+    right = pair(_below(p_1, 0), _below(p, 1))
+    turned = right.reshape(len(p), len(p), 2).transpose(0, 1).reshape(-1, 2)
+    half = "how much of its own cell lies below a midpoint?"
+    order = "the axis of x_1 is not that of x_2: in the grid x_2 runs fastest."
+    return [
+        (pair(_below(p_1, 0), _below(p_2, 1)), "z_2 must depend on x_1, too: hold it."),
+        (pair(_below(p, 0), _below(p_2, 1)), "x_1 comes first: z_1 depends on it alone."),
+        (pair(_below(p, 0), _below(p, 1)), "z_1 must not depend on x_2: add up over it first."),
+        (pair(_below(p_1, 0), _below(p, 1), to=lambda u: u), "this is uniform, not normal."),
+        (pair(_below(p_1, 0, 0.0), _below(p, 1, 0.0)), half),
+        (pair(_below(p_1, 0, 1.0), _below(p, 1, 1.0)), half),
+        (-right, "z must increase with x."),
+        (right.flip(-1), "the columns are exchanged."),
+        (turned, order),
+        (pair(_below(p_2, 1), _below(p, 0)), order),
+        (
+            pair(_below(p_1, 0), (p.cumsum(1) - p / 2) * height),
+            "the density of x_2 with x_1 held integrates to one: what is each row divided by?",
+        ),
+    ]
 
 
 @exercise
@@ -775,3 +788,95 @@ def check_entropy(answer: Any) -> Verdict:
             _compare(function, (x,), estimate(x), traps, rtol=1e-3)
 
     return trial(answer, examine, praise="an entropy without a model.")
+
+
+# ------------------------------------------------------------------ the probability of a cell
+
+
+class _Slanted:
+    """A Gaussian in the plane whose coordinates hang together, over cells of two steps."""
+
+    step = torch.tensor([1.0, 0.1]).double()
+    mean = torch.tensor([0.3, -0.02]).double()
+    precision = torch.tensor([[6.0, -30.0], [-30.0, 400.0]]).double()
+    x = torch.tensor([[0, 0], [1, 0.1], [-1, 0], [0, -0.1], [1, 0]]).double()
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        off = torch.as_tensor(x).double() - self.mean
+        square = torch.einsum("ni,ij,nj->n", off, self.precision, off)
+        value = (torch.logdet(self.precision) - square) / 2 - math.log(2 * math.pi)
+        return value.to(x.dtype) if isinstance(x, Tensor) else value
+
+    def expected(self, *, width: float = 1.0, at: float = 0.0, shared: bool = False) -> Tensor:
+        """Mean log density (n,) over boxes of width steps, their middles moved by at steps."""
+        spread = (width * self.step) ** 2 / 12
+        curve = (self.precision.diagonal() * spread).sum()
+        if shared:
+            curve += 2 * self.precision[0, 1] * spread.prod().sqrt()
+        return self.log_prob(self.x + at * self.step) - curve / 2
+
+    def probability(self) -> Tensor:
+        """Log probability (n,) of the cells, by the midpoint rule."""
+        middle = (torch.arange(60).double() + 0.5) / 60 - 0.5
+        points = torch.cartesian_prod(middle, middle) * self.step  # (3600, 2)
+        inside = self.log_prob((self.x[:, None] + points).reshape(-1, 2)).reshape(len(self.x), -1)
+        return inside.exp().mean(1).log() + self.step.log().sum()
+
+
+@exercise
+def check_cell_bound(answer: Any) -> Verdict:
+    """Lower bound of the log probability of cells: log_prob, (n, d), (d,), draws -> (n,), nats."""
+    density, draws, copies = _Slanted(), 60, 60  # every wine sixty times: few calls, many points
+    volume = density.step.log().sum()
+    bound, exact = density.expected() + volume, density.probability()
+    known = [
+        (density.expected(), "this is a mean log *density*: how large is the cell?"),
+        (density.expected() - volume, "the volume belongs to it with the other sign."),
+        (density.expected() + density.step.prod(), "add the *logarithm* of the volume."),
+        (density.expected() + density.step.sum().log(), "a volume is a product of the sides."),
+        (density.log_prob(density.x) + volume, "this is the density at x itself: where is noise?"),
+        (density.log_prob(density.x), "this is the log density at x itself, not that of the cell."),
+        (density.expected(at=0.5) + volume, "the cell lies around x, not beside it."),
+        (density.expected(at=0.5), "the cell lies around x, and its volume counts."),
+        (density.expected(width=2) + volume, "the noise is as wide as two cells."),
+        (density.expected(width=12**0.5) + volume, "noise over the cell is uniform, not Gaussian."),
+        (density.expected(shared=True) + volume, "every coordinate needs noise of its own."),
+        (draws * density.expected() + volume, "the mean over the draws, not their sum."),
+        (-bound, "the sign is wrong: a log probability is never positive."),
+        (bound.exp(), "this is no logarithm."),
+        (bound / math.log(10), "natural logarithms, please."),
+        (exact.exp(), "this is a probability: its logarithm was asked for."),
+    ]
+
+    def examine(function: Any) -> str:
+        asked = []
+
+        def log_prob(x: Any) -> Tensor:
+            points = torch.as_tensor(x)
+            if points.shape[-1:] != (2,):
+                raise Wrong(f"`log_prob` wants points (n, d); it got {tuple(points.shape)}.")
+            asked.append(points.numel() // 2)
+            rows = density.log_prob(points.reshape(-1, 2))
+            return rows.reshape(points.shape[:-1])
+
+        x = density.x.repeat(copies, 1)
+        found = numbers(call(function, log_prob, x, density.step, draws), finite=False)
+        if found.ndim == 0:
+            raise Wrong("one number per row, shape (n,): do not average over the wines.")
+        found = numbers(found, x.shape[:1]).reshape(copies, -1).mean(0)
+        used = sum(asked) / len(x)
+        if torch.allclose(found, bound, atol=0.1):
+            if used < draws / 2:
+                raise Wrong(f"it looked at {used:.0f} points of each cell, not at {draws}.")
+            return "a bound of a probability, from a density."
+        if torch.allclose(found, exact, atol=0.15):
+            return "the logarithm of a mean over the draws: a bound that is tighter still."
+        apart = [(found - wrong).abs().max() for wrong, _ in known]
+        wrong, message = known[apart.index(min(apart))]
+        if min(apart) < 0.15 * max(1.0, (wrong - bound).abs().max()):
+            raise Wrong(message)
+        if used < draws / 2:
+            raise Wrong("a few points tell little of a cell: take `draws` of them in each.")
+        raise Wrong("the shape is right, but a value is off.")
+
+    return trial(answer, examine, praise="")

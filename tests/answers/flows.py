@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import torch
+from scipy.integrate import cumulative_trapezoid
+from scipy.special import ndtri
 from torch.distributions import Independent, LogNormal, Normal, TransformedDistribution
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
@@ -14,7 +16,7 @@ book = definitions("flows")
 for each in (book.grid, right.same_mask):
     each.__globals__["device"] = torch.device("cpu")  # the notebook sets it in a cell
 unit, log_normal = Normal(0.0, 1.0, validate_args=False), LogNormal(0.0, 1.0)
-Layer, Flow, bound, entropy = right.coupling, right.conditional, right.same_mask, right.entropy
+Layer, bound, entropy = right.coupling, right.same_mask, right.entropy
 GAMMA = 0.5772157 + math.log(math.pi)
 
 
@@ -87,12 +89,51 @@ def near(x):
     return GAMMA + math.log(len(x) - 1) + 2 * r.log().mean()
 
 
+def rosenblatt(log_prob, box, n, sums=lambda p: (p.sum(1, True), p), own=0.5, by=None):
+    p = log_prob(book.grid(box, n)[0]).double().exp().reshape(n, n)
+    below = [(m.cumsum(i) - own * m) / m.sum(i, True) for i, m in enumerate(sums(p))]
+    z = torch.stack(torch.broadcast_tensors(*below), -1).reshape(-1, 2)
+    return (by or torch.special.ndtri)(z)
+
+
+def rows(p):
+    return p.sum(1, True), p.sum(0, True)
+
+
+def turned(log_prob, box, n):  # as if x_1 ran fastest
+    z = rosenblatt(lambda x: log_prob(x).reshape(n, n).T.reshape(-1), box, n)
+    return z.reshape(n, n, 2).transpose(0, 1).reshape(-1, 2)
+
+
+def in_numpy(log_prob, box, n):  # trapezia between midpoints
+    p = log_prob(book.grid(box, n)[0]).exp().numpy().reshape(n, n)
+    first, second = (cumulative_trapezoid(m, axis=i, initial=0) for i, m in ((0, p.sum(1)), (1, p)))
+    with np.errstate(all="ignore"):
+        z = ndtri(first / p.sum()), ndtri(second / p.sum(1)[:, None])
+    return np.stack([np.repeat(z[0], n), z[1].ravel()], -1)
+
+
 def overwritten(x, transforms):
     total = 0
     for t in reversed(transforms):
         x = t.inv(x)
         total = total - t.log_abs_det_jacobian(x, x).sum(-1)
     return total + torch.distributions.Normal(0, 1).log_prob(x).sum(-1)
+
+
+def cells(noise=lambda x: torch.rand_like(x) - 0.5, volume=lambda s: s.log().sum(), draws=None,
+          join=lambda v: v.mean(0)):  # fmt: skip
+    def estimate(log_prob, x, step, many):
+        draw = (log_prob(x + step * noise(x)) for _ in range(draws or many))
+        return join(torch.stack(list(draw))) + volume(step)
+
+    return estimate
+
+
+def all_at_once(log_prob, x, step, draws):
+    u = torch.rand(draws, *x.shape) - 0.5
+    rows = log_prob((x + step * u).reshape(-1, x.shape[1])).reshape(draws, len(x))
+    return (rows + step.log().sum()).mean(0).numpy()
 
 
 WRONG = [  # exercise, answer, words of the message
@@ -144,18 +185,32 @@ WRONG = [  # exercise, answer, words of the message
     ("same_mask", spoilt(lambda a, b: (a, -b)), "second term: a divergence"),
     ("same_mask", spoilt(lambda a, b: (a, b - 0.006)), "second term is"),
     ("same_mask", spoilt(lambda a, b: (a, math.nan)), "not finite"),
+    ("cell_bound", cells(volume=lambda s: 0), "how large is the cell"),
+    ("cell_bound", cells(volume=lambda s: -s.log().sum()), "other sign"),
+    ("cell_bound", cells(volume=torch.prod), "*logarithm* of the volume"),
+    ("cell_bound", cells(torch.rand_like), "around x"),
+    ("cell_bound", cells(lambda x: 2 * torch.rand_like(x) - 1), "two cells"),
+    ("cell_bound", cells(torch.randn_like), "uniform"),
+    ("cell_bound", cells(lambda x: torch.rand(len(x), 1) - 0.5), "noise of its own"),
+    ("cell_bound", cells(lambda x: 0 * x), "at x itself"),
+    ("cell_bound", cells(draws=1), "each"),
+    ("cell_bound", cells(join=lambda v: v.sum(0)), "not their sum"),
+    ("cell_bound", cells(join=torch.mean), "per row"),
     ("entropy", near, "32 bits"),
     ("entropy", lambda x: 2 * torch.cdist(x, x).min(1).values.log().mean(), "neighbour"),
     ("entropy", lambda x: entropy(x) - 0.5772157, "Euler"),
     ("entropy", lambda x: (entropy(x) + GAMMA + math.log(len(x) - 1)) / 2, "dimensions"),
     ("entropy", lambda x: entropy(x) - math.log(1 - 1 / len(x)), "n - 1"),
-    ("conditional", book.MyConditional, "Not tried yet"),
-    ("conditional", lambda *sizes: Flow(*sizes, layers=1), "stiff"),
-    ("conditional", mine(Flow, log_prob=lambda f, x, m: Flow.log_prob(f, x, 0 * m)), "enter"),
-    ("conditional", mine(Flow, log_prob=lambda f, x, m: 2 * Flow.log_prob(f, x, m)), "integrates"),
-    ("conditional", mine(Flow, log_prob=lambda f, x, m: Flow.log_prob(f, x, m[0] + 0 * m)), "own"),
-    ("conditional", mine(Flow, sample=lambda f, m: Flow.sample(f, 0 * m)), "label 1"),
-    ("conditional", mine(Flow, sample=lambda f, m: ...), "Now write"),
+    ("rosenblatt", lambda *a: rosenblatt(*a, sums=rows), "z_2 must depend on x_1"),
+    ("rosenblatt", lambda *a: rosenblatt(*a, by=lambda u: u), "uniform"),
+    ("rosenblatt", lambda *a: rosenblatt(*a, own=0), "own cell"),
+    ("rosenblatt", lambda *a: rosenblatt(*a, own=1), "own cell"),
+    ("rosenblatt", lambda *a: rosenblatt(*a).flip(-1), "exchanged"),
+    ("rosenblatt", lambda *a: -rosenblatt(*a), "increase"),
+    ("rosenblatt", turned, "fastest"),
+    ("rosenblatt", lambda *a: rosenblatt(*a, sums=lambda p: (p, p)), "add up over it first"),
+    ("rosenblatt", lambda q, b, n: rosenblatt(q, b, n).reshape(n, n, 2), "one row for"),
+    ("rosenblatt", lambda q, b, n: rosenblatt(lambda x: q(x) + 0.3 * x[:, 1], b, n), "not that"),
 ]
 
 ODD = [
@@ -169,8 +224,10 @@ ODD = [
     ("train_step", step(to=torch.clone)),
     ("same_mask", by_numpy),
     ("same_mask", lambda *a: list(by_numpy(*a, n=400))),
+    ("cell_bound", all_at_once),
+    ("cell_bound", cells(join=lambda v: v.logsumexp(0) - math.log(len(v)))),
     ("entropy", lambda x: entropy(x).numpy()),
     ("entropy", lambda x: near(x.double()).float()),
-    ("conditional", mine(Flow, sample=lambda f, m: Flow.sample(f, m).tolist())),
-    ("conditional", lambda d, labels: Flow(d, labels, layers=4)),
+    ("rosenblatt", lambda *a: rosenblatt(*a).float()),
+    ("rosenblatt", in_numpy),
 ]
