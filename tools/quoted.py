@@ -50,17 +50,21 @@ def flows_of_the_plane() -> str:
     """Settings, and means over seeds of what they cost and how near they come to the moons."""
     stored = json.loads((BENCHMARKS / "flow_table.json").read_text(encoding="utf-8"))
     head = ["model", "layers", "steps", "batch", "Gaussians in the base", "parameters"]
-    head += ["training (s)", "gap (nats)", "inverse / forward time"]
-    rows, keys = [], ("parameters", "seconds", "gap", "inverse")
+    head += ["training (s)", "gap (nats)", "on training points", "inverse / forward time"]
+    rows, keys = [], ("parameters", "seconds", "gap", "gap_train", "inverse")
     for name, found in stored["runs"].items():
+        if not found:
+            continue
         given = stored["settings"][name]
         shown = [f"{given[k]:,}" if k in given else "–" for k in ("layers", "steps", "batch")]
         of = {key: [run[key] for run in found.values() if key in run] for key in keys}
         shown += [str(given.get("components", "–")), spread(of["parameters"])]
-        gap, error = mean(of["gap"]), stdev(of["gap"]) / len(of["gap"]) ** 0.5
-        gap = f"{number(gap, 4)} ± {number(error, 4)}"
+        gap = number(mean(of["gap"]), 4)
+        if len(found) > 1:
+            gap += f" ± {number(stdev(of['gap']) / len(found) ** 0.5, 4)}"
+        last = number(mean(of["gap_train"]), 4)
         ratio = number(mean(of["inverse"]), 1) if of["inverse"] else "–"
-        rows.append([name, *shown, number(mean(of["seconds"]), 1), gap, ratio])
+        rows.append([name, *shown, number(mean(of["seconds"]), 1), gap, last, ratio])
     return table(head, rows)
 
 
