@@ -30,6 +30,7 @@ FLOWS = {  # by row: layers, and what fit_flow is called with
     "masked autoregressive": (8, {"kind": "maf"} | EQUAL),
     "spline": (2, {"kind": "spline"} | EQUAL),
     "spline, larger batch": (2, {"kind": "spline", "components": 1, "steps": 800, "batch": 1024}),
+    "spline, mixture base": (2, {"kind": "spline"} | EQUAL | {"components": 24}),
     "RealNVP, trained longer": (8, {"kind": "realnvp", "components": 1, **LONG}),
     "RealNVP, mixture base": (8, {"kind": "realnvp", "components": 24, **LONG}),
 }
