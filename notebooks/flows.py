@@ -908,16 +908,22 @@ if checks.check_train_step(my_train_step):
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # Three habits go around that step. The learning rate follows one cycle: up, then smoothly down to
-# zero. Each point is jittered by one per cent of the scale of the data whenever it is used, so that
-# none is learnt by heart. (What is fitted is thus a slightly blurred density.) The weights with the
-# best *validation* score, without jitter, are kept. Steps without a finite gradient are counted;
-# training that diverges returns nothing.
+# zero. Each point is jittered whenever it is used, so that none is learnt by heart. (What is fitted
+# is then a density blurred by one per cent of the scale.) The weights with the best *validation*
+# score, without jitter, are kept. Steps without a finite gradient are counted; training that
+# diverges returns nothing.
 
 
 # %%
 def jittered(x: Tensor, width: Tensor) -> Tensor:
     """The points with Gaussian noise of the given width added."""
     return x + width * torch.randn_like(x)
+
+
+def batches(n: int, size: int, count: int) -> tuple[Tensor, ...]:
+    """Rows of n points in batches; each point comes once before any comes again."""
+    order = torch.cat([torch.randperm(n) for _ in range(1 + count * size // n)])
+    return order[: count * size].split(size)
 
 
 @torch.no_grad()
@@ -939,23 +945,22 @@ def fit_flow(
     """Maximum likelihood; x_train (n, d), x_val (m, d) -> a flow with log_prob(x) and sample(n)."""
     check_points(x_train=x_train, x_val=x_val)
     torch.manual_seed(seed)
-    flow, n = build_flow(kind, x_train, components, seed), len(x_train)
+    flow = build_flow(kind, x_train, components, seed)
     optimiser = torch.optim.Adam(flow.parameters(), rate, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, steps, pct_start=0.2)
-    order = torch.cat([torch.randperm(n) for _ in range(1 + steps * batch // n)]).to(x_train.device)
     start, best, weights, flow.history = mean_nll(flow, x_val), math.inf, flow.state_dict(), []
-    for step in (shown := bar(range(steps), desc=kind)):
-        x = x_train[order[step * batch : (step + 1) * batch]]
-        loss = float(train_step(flow, (jittered(x, jitter * flow.scale),), optimiser))
+    for step, rows in enumerate(shown := bar(batches(len(x_train), batch, steps), desc=kind)):
+        x = jittered(x_train[rows], jitter * flow.scale)
+        loss = float(train_step(flow, (x,), optimiser))
         schedule.step()
         if step % 50 == 49 or step == steps - 1:
-            flow.history.append((loss, mean_nll(flow, x_val)))
-            flow.skipped = step + 1 - steps_taken(optimiser)
+            score, flow.skipped = mean_nll(flow, x_val), step + 1 - steps_taken(optimiser)
+            flow.history.append((loss, score))
             shown.set_postfix(loss=f"{loss:.2f}", skipped=flow.skipped, refresh=False)
-            if not flow.history[-1][1] < start + 10:  # true of NaN, too
+            if not score < start + 10:  # true of NaN, too
                 raise RuntimeError(f"training diverged at step {step + 1}: try a lower rate")
-            if flow.history[-1][1] < best:
-                best, weights = flow.history[-1][1], copy.deepcopy(flow.state_dict())
+            if score < best:
+                best, weights = score, copy.deepcopy(flow.state_dict())
     flow.load_state_dict(weights)
     return flow.requires_grad_(False)
 

@@ -568,7 +568,7 @@ def _terms(centre: Tensor, width: Tensor, box: tuple) -> list[tuple[float, list]
     """Of each term the right value, and wrong ones with what they are."""
     n = 250
     sides = [torch.tensor(box[2 * axis : 2 * axis + 2]).double() for axis in (0, 1)]
-    x, y = (low + (high - low) * (torch.arange(n) + 0.5) / n for low, high in sides)
+    x, y = (low + (high - low) * (torch.arange(n).double() + 0.5) / n for low, high in sides)
     cell = [((high - low) / n).item() for low, high in sides]
     p = _mixture(centre, width)(torch.cartesian_prod(x, y)).exp().reshape(n, n)
     first, second = (_entropy(p.sum(1 - axis) * cell[1 - axis], cell[axis]) for axis in (0, 1))
