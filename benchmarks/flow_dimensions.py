@@ -42,7 +42,6 @@ FLOWS = {
 }
 GAUSSIANS = {"one Gaussian": (1,), "mixture of Gaussians": NUMBERS}
 OURS, THEIRS = "one wide layer of splines", "zuko's NSF"
-RIVALS = ("mixture of Gaussians", THEIRS, OURS)
 FOLDS = {"together": True, "torn apart": False}
 
 
@@ -209,7 +208,7 @@ def main() -> None:
     torch.set_num_threads(1)
     wanted = sys.argv[1:] or ["chain", "others", "wine"]
     jobs = [("chain", CHAIN, name) for name in (*GAUSSIANS, *FLOWS)] * ("chain" in wanted)
-    others = [(place, both, name) for place, both in OTHERS.items() for name in RIVALS]
+    others = [(place, both, name) for place, both in OTHERS.items() for name in (THEIRS, OURS)]
     jobs += others * ("others" in wanted)
     path = measure.place("flow_dimensions")
     digest = measure.code_digest(Path(__file__), BOOK.source)
