@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import torch
+import zuko
+from scipy.stats import genpareto
 from torch.distributions import Independent, LogNormal, Normal, TransformedDistribution
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
@@ -15,6 +17,7 @@ for each in (book.grid, right.same_mask):
     each.__globals__["device"] = torch.device("cpu")  # the notebook sets it in a cell
 unit, log_normal = Normal(0.0, 1.0, validate_args=False), LogNormal(0.0, 1.0)
 Layer, Flow, bound, entropy = right.coupling, right.conditional, right.same_mask, right.entropy
+Given, report = right.amortised, right.importance
 GAMMA = 0.5772157 + math.log(math.pi)
 
 
@@ -78,6 +81,58 @@ def near(x):
     return GAMMA + math.log(len(x) - 1) + 2 * r.log().mean()
 
 
+class Stiff(torch.nn.Module):
+    """A Gaussian whose mean and scales follow y: it cannot bend."""
+
+    def __init__(self, d, c):
+        super().__init__()
+        self.net = torch.nn.Sequential(
+            torch.nn.Linear(c, 32), torch.nn.Tanh(), torch.nn.Linear(32, 2 * d)
+        )
+
+    def q(self, y):
+        mean, log_scale = self.net(y).chunk(2, -1)
+        return Independent(Normal(mean, log_scale.exp()), 1)
+
+    def log_prob(self, theta, y):
+        return self.q(y).log_prob(theta)
+
+    def sample(self, y, s):
+        return self.q(y).sample((s,))
+
+
+def affine(self, d, c):
+    torch.nn.Module.__init__(self)
+    self.flow = zuko.flows.MAF(d, context=c, transforms=4, hidden_features=(32, 32))
+
+
+def turned(number, change):
+    """The right three numbers, one of them changed."""
+
+    def answer(log_w):
+        return [
+            change(each, log_w) if i == number else each for i, each in enumerate(report(log_w))
+        ]
+
+    return answer
+
+
+def tail(pick, take=lambda w: w.sort().values):
+    """Pareto-k of another excess."""
+
+    def answer(log_w):
+        excess = pick(take((log_w - log_w.max()).exp()), 3 * int(len(log_w) ** 0.5))
+        excess = excess[excess > 0] / excess.mean()
+        return [*report(log_w)[:2], genpareto.fit(excess.numpy(), floc=0)[0]]
+
+    return answer
+
+
+def overflowing(log_w):
+    w = log_w.exp()
+    return w.mean().log(), w.sum() ** 2 / (w**2).sum() / len(w), report(log_w)[2]
+
+
 def overwritten(x, transforms):
     total = 0
     for t in reversed(transforms):
@@ -128,6 +183,31 @@ WRONG = [  # exercise, answer, words of the message
     ("same_mask", lambda *a: bound(*a) / math.log(2), "nats"),
     ("same_mask", lambda *a: bound(*a) - 0.007, "off"),  # 0.21 where 0.217 is right
     ("same_mask", lambda q, b: bound(lambda x: q(x) - math.log(b[3] - b[2]), b), "to one"),
+    ("amortised", book.MyPosterior, "Not tried yet"),
+    ("amortised", Given(2, 3), "the class itself"),
+    ("amortised", mine(Given, log_prob=lambda f, t, y: Given.log_prob(f, t, 0 * y)), "enter"),
+    ("amortised", mine(Given, log_prob=lambda f, t, y: 2 * Given.log_prob(f, t, y)), "not to 1"),
+    ("amortised", mine(Given, log_prob=lambda f, t, y: Given.log_prob(f, t, y[:1])), "own y"),
+    ("amortised", mine(Given, log_prob=lambda f, t, y: Given.log_prob(f, t, y).mean()), "shape"),
+    ("amortised", mine(Given, log_prob=lambda f, t, y: -unit.log_prob(t).sum(-1)), "detaches"),
+    ("amortised", Stiff, "stiff"),
+    ("amortised", mine(Given, sample=lambda f, y, s: ...), "Now write"),
+    ("amortised", mine(Given, sample=lambda f, y, s: Given.sample(f, y, s).movedim(0, 1)), "first"),
+    ("amortised", mine(Given, sample=lambda f, y, s: Given.sample(f, y.flip(0), s)), "its own"),
+    ("amortised", mine(Given, sample=lambda f, y, s: Given.sample(f, y, 1)), "shape"),
+    ("importance", book.my_importance, "Not tried yet"),
+    ("importance", overflowing, "not finite"),
+    ("importance", turned(0, lambda v, w: w.mean().item()), "ELBO"),
+    ("importance", turned(0, lambda v, w: w.logsumexp(0).item()), "not their sum"),
+    ("importance", turned(0, lambda v, w: v - w.max().item()), "not put back"),
+    ("importance", turned(1, lambda v, w: v * len(w)), "effective number"),
+    ("importance", turned(1, lambda v, w: 1 / v), "inverse"),
+    ("importance", turned(2, lambda v, w: -v), "sign"),
+    ("importance", turned(2, lambda v, w: v + 0.2), "k is off"),
+    ("importance", tail(lambda w, m: w[-m:]), "excess"),
+    ("importance", tail(lambda w, m: w), "not all"),
+    ("importance", tail(lambda w, m: w[-m:] - w[-m - 1], lambda w: w.log().sort().values), "logar"),
+    ("importance", lambda log_w: report(log_w)[:2], "shape"),
     ("entropy", near, "32 bits"),
     ("entropy", lambda x: 2 * torch.cdist(x, x).min(1).values.log().mean(), "neighbour"),
     ("entropy", lambda x: entropy(x) - 0.5772157, "Euler"),
@@ -153,6 +233,10 @@ ODD = [
     ("train_step", step(to=torch.clone)),
     ("same_mask", by_numpy),
     ("same_mask", lambda *a: by_numpy(*a, n=400).item()),
+    ("amortised", mine(Given, sample=lambda f, y, s: Given.sample(f, y, s).tolist())),
+    ("amortised", mine(Given, __init__=affine)),
+    ("importance", lambda log_w: torch.tensor(report(log_w + 7)) - torch.tensor([7.0, 0.0, 0.0])),
+    ("importance", lambda log_w: np.array(report(log_w))),
     ("entropy", lambda x: entropy(x).numpy()),
     ("entropy", lambda x: near(x.double()).float()),
     ("conditional", mine(Flow, sample=lambda f, m: Flow.sample(f, m).tolist())),
