@@ -1858,7 +1858,7 @@ def learn_posterior(pairs, steps: int, batch: int, rate: float = 1e-2) -> nn.Mod
     optimiser = torch.optim.Adam(q.parameters(), rate, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, steps)
     for _ in (shown := bar(range(steps), desc="pairs")):
-        loss = train_step(q, pairs(batch), optimiser)
+        loss = float(train_step(q, pairs(batch), optimiser))
         schedule.step()
         shown.set_postfix(loss=f"{loss:.2f}", refresh=False)
     return q.requires_grad_(False)
@@ -1868,8 +1868,8 @@ def learn_posterior(pairs, steps: int, batch: int, rate: float = 1e-2) -> nn.Mod
 banana_posterior = learn_posterior(draw_pairs, CONDITIONAL_STEPS, 512)
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# That is all. No pair was used twice, so nothing could be learnt by heart; and nothing was said
-# about the $y$ that we shall ask for.
+# No pair was used twice, so nothing could be learnt by heart. And nothing was said about the $y$
+# that we shall ask for.
 #
 # **Predict first:** how far is $q(\theta \mid y = 1)$ from the exact posterior?
 
@@ -1975,7 +1975,6 @@ for ax, name in zip(axes[:, 0], rivals, strict=True):
     _ = ax.set_ylabel(name)
 for ax in axes[1]:
     _ = ax.set_xlabel("rank")
-fig.tight_layout()
 
 # %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
 # Answer
@@ -1990,16 +1989,16 @@ assert scores["the flow"][0] < scores["the prior"][0] - 1, EXPECTED
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # The grey band holds all twenty bars of a calibrated $q$ in 99 of 100 repetitions. The prior passes
 # in $\theta_1$, in $\theta_2$ and in its own log density. Ranks find it only in a quantity that
-# knows $y$ (Modrák and others 2023), here the joint density, for which one needs the likelihood.
-# The mean score of the pairs needs none. **Calibrated is not yet informed: report both.**
+# knows $y$ (Modrák and others 2023), such as the joint density; the mean score of the pairs finds
+# it, too. **Calibrated is not yet informed: report both.**
 #
 # **Two moons, once more.** A standard test of this field (Greenberg and others 2019; Lueckmann and
 # others 2021): $\theta$ is uniform on $[-1, 1]^2$, and $y$ lies on a thin crescent,
 # $$y = c(\theta) + r\,(\cos a, \sin a), \quad
 # c(\theta) = \tfrac{1}{\sqrt 2}\bigl(-|\theta_1 + \theta_2|,\ \theta_2 - \theta_1\bigr)
 # + (\tfrac14, 0),$$
-# with $r \sim N(0.1, 0.01^2)$ and $a$ uniform on $(-\frac\pi2, \frac\pi2)$. The bars hide a sign: the posterior
-# has two crescents. Its density is exact by section 2: polar coordinates cost a factor $1/r$.
+# with $r \sim N(0.1, 0.01^2)$ and $a$ uniform on $(-\frac\pi2, \frac\pi2)$. The bars hide a sign:
+# the posterior has two crescents. Its density is exact: polar coordinates cost a factor $1/r$.
 
 
 # %%
@@ -2048,8 +2047,8 @@ _ = right.set_aspect("equal")
 
 # %% [markdown]
 # Both crescents are found, and a thread between them, as in section 8. They are thin, the training
-# was short: that costs tenths of a nat.
-# Libraries make a workflow of this: `sbi` for PyTorch, BayesFlow for Keras.
+# was short: that costs tenths of a nat. Libraries make a workflow of this: `sbi` for PyTorch,
+# BayesFlow for Keras.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 12 Back to variational Bayes
@@ -2147,7 +2146,8 @@ y = torch.tensor(1.0, device=device)
 pyro_guide = AutoNormalizingFlow(model, couplings)
 steps = 5 * ELBO_STEPS // 6
 rates = pyro.optim.ClippedAdam({"lr": 1e-2, "lrd": 0.02 ** (1 / steps)})
-svi = SVI(model, pyro_guide, rates, Trace_ELBO(num_particles=128, vectorize_particles=True))
+loss = Trace_ELBO(num_particles=128, vectorize_particles=True, max_plate_nesting=0)
+svi = SVI(model, pyro_guide, rates, loss)
 for _ in bar(range(steps), desc="SVI"):
     _ = svi.step(y)
 
@@ -2304,7 +2304,7 @@ assert many[1].median() < few[1].median() / 4 and many[2].median() > 0.7, EXPECT
 for name in list(guides)[1:]:
     off, share, _ = (found[name, 30_000] - torch.tensor([[log_evidence], [0], [0]])).abs()
     assert off.median() < 0.03 and share.median() > 0.05, EXPECTED
-    assert off.max() < 0.06 or not name.endswith("defended"), EXPECTED
+    assert off.max() < 0.1 or not name.endswith("defended"), EXPECTED
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # (Smallest and largest of five repetitions.) Along the arms, $\theta_2 \approx -\theta_1^2$, the
@@ -2314,10 +2314,10 @@ for name in list(guides)[1:]:
 # mostly too low. The mean of $w$ is unbiased, its logarithm is not (Jensen), and the rare draws
 # that would lift it have not come. **Do not report it.**
 #
-# The flows come within about a hundredth of a nat. Yet nothing bounds their weights, either: in some
-# runs $\hat k$ exceeds 0.7, or one draw far out outweighs the rest. Defended, the variance is finite
-# whatever $q$ is, and the evidence is recovered. ($\hat k$ may alarm there, too: it does not know of
-# the bound.)
+# The flows come within about a hundredth of a nat. Yet nothing bounds their weights, either: in
+# some runs $\hat k$ exceeds 0.7, or one draw far out outweighs the rest. Defended, the variance is
+# finite whatever $q$ is, and the evidence is recovered. ($\hat k$ may alarm there, too: it does not
+# know of the bound.)
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ### Two directions of one divergence
@@ -2398,15 +2398,15 @@ assert abs(loss.item() - math.log(2)) < 0.1
 # | data on a thin surface | natural | awkward: density must fill the space |
 # | typical use | compression, representation, images | densities, posteriors, simulators |
 #
-# They also combine: a flow as the VAE's posterior or prior. A rule of thumb. To *evaluate* a density, take a flow, and a mixture of Gaussians beside it. For a
-# *summary* in few numbers, a VAE. For the posterior of a model that you can write down, begin with
-# MCMC; take a flow as guide where MCMC is too slow. For a simulator, or for many posteriors of one
-# kind, a conditional flow.
+# They also combine: a flow as the VAE's posterior or prior. A rule of thumb. To *evaluate* a
+# density, take a flow, and a mixture of Gaussians beside it. For a *summary* in few numbers, a VAE.
+# For the posterior of a model that you can write down, begin with MCMC; take a flow as guide where
+# MCMC is too slow. For a simulator, or for many posteriors of one kind, a conditional flow.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 14 What you saw
-# - The log-determinant is the change of area. An integral, a round trip and autograd find in seconds
-#   what is wrong with it.
+# - The log-determinant is the change of area. An integral, a round trip and autograd find in
+#   seconds what is wrong with it.
 # - At equal layers, steps, batch and base the kinds of flows are close in the plane: gaps of one or
 #   two hundredths of a nat, where a Gaussian misses more than one and a half nats.
 # - The filament is the price of bounded steepness, not of bijections. A base in pieces removes it.
