@@ -404,3 +404,52 @@ def test_every_wine_is_scored_once_by_a_model_that_has_not_seen_it(monkeypatch):
         whole = nb.duplicate_groups(torch.cat((rows, counted)))[: len(rows)].unique()
         many += len(whole)
     assert many == 4 * len(labels)  # a wine with its twins is known to four of five folds
+# ------------------------------------------------------------------ posteriors
+
+
+def test_the_density_of_the_crescents_is_that_of_their_simulator():
+    """It integrates to one over y, and the mean of -log p over draws is its entropy."""
+    theta = torch.tensor([[0.5, -0.2]]).double()
+    y, cell = nb.grid((-0.2, 0.2, -0.8, -0.2), 600)
+    log_p = nb.log_joint_crescents(theta, y.double()) + math.log(4)
+    assert abs(log_p.exp().sum() * cell - 1) < 1e-3
+    torch.manual_seed(0)
+    many = nb.draw_crescents(50_000)
+    drawn = nb.log_joint_crescents(*(each.double() for each in many)) + math.log(4)
+    entropy = -(torch.xlogy(log_p.exp(), log_p.exp())).sum() * cell
+    assert abs(-drawn.mean() - entropy) < 4 * drawn.std() / 50_000**0.5 + 1e-3
+
+
+def test_kl_at_is_zero_for_the_posterior_and_right_for_a_gaussian_beside_it():
+    """theta ~ N(0, I), y ~ N(theta_1, 1/2): the posterior is Gaussian."""
+
+    def log_joint(theta, y):
+        prior = nb.dist.Normal(0.0, 1.0).log_prob(theta).sum(-1)
+        return prior + nb.dist.Normal(theta[:, 0], 0.5**0.5).log_prob(y)
+
+    class Off:
+        def __init__(self, by):
+            self.by = by
+
+        def log_prob(self, theta, y):
+            mean = torch.stack((y[:, 0] / 1.5 + self.by, 0 * y[:, 0]), -1)
+            scale = torch.tensor([(1 / 3) ** 0.5, 1.0])
+            return nb.dist.Normal(mean, scale).log_prob(theta).sum(-1)
+
+    y, box = torch.tensor([0.7]), (-6.0, 6.0, -6.0, 6.0)
+    for by in (0.0, 0.3):
+        found = nb.kl_at(Off(by), log_joint, y, box)
+        assert abs(found - 3 * by**2 / 2) < 1e-4  # squared distance over twice the variance
+
+
+@pytest.mark.mistake("F11")
+@pytest.mark.parametrize("k", [0.3, 0.6, 0.9])
+def test_importance_on_pareto_weights(k):
+    torch.manual_seed(0)
+    log_w = -k * torch.rand(100_000).double().log() - 800
+    log_evidence, share, found = nb.course_importance(log_w)
+    assert abs(found - k) < 0.12
+    if k < 0.5:  # the variance is finite: mean 1/(1 - k), second moment 1/(1 - 2 k)
+        assert abs(log_evidence + 800 + math.log(1 - k)) < 0.02
+        assert abs(share - (1 - 2 * k) / (1 - k) ** 2) < 0.1
+    assert nb.course_importance(log_w + 1600)[1:] == pytest.approx((share, found), abs=1e-6)

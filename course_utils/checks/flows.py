@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import genpareto
 from torch import Tensor, nn
 from torch.distributions import AffineTransform, ComposeTransform, ExpTransform, Normal
 
@@ -880,3 +881,182 @@ def check_cell_bound(answer: Any) -> Verdict:
         raise Wrong("the shape is right, but a value is off.")
 
     return trial(answer, examine, praise="")
+
+
+# ------------------------------------------------------------------ a posterior for every y
+
+
+def _pairs(n: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """theta (n, 2), y (n, 3), of which only the first number tells, and log p(theta | y) (n,)."""
+    u = _noise(n, 5, seed=seed).float()
+    theta = torch.stack([u[:, 0], u[:, 0] ** 2 - 1 + 0.4 * u[:, 1]], -1)
+    y = torch.stack([u[:, 0] + u[:, 2], u[:, 3], u[:, 4]], -1)
+    first = Normal(y[:, 0] / 2, 0.5**0.5).log_prob(theta[:, 0])
+    return theta, y, first + Normal(theta[:, 0] ** 2 - 1, 0.4).log_prob(theta[:, 1])
+
+
+@exercise
+def check_amortised(answer: Any) -> Verdict:
+    """A class; its flows (d, c) have log_prob(theta, y) -> (n,), sample(y, s) -> (s, n, d)."""
+
+    def examine(make: Any) -> str:
+        flow = _built(make, 2, 3)
+        theta, y, _ = _pairs(7, 0)
+        _posterior_scores(flow, theta, y, learns=True)
+        _learns(flow)
+        optimiser = torch.optim.Adam(flow.parameters(), 1e-2)
+        for step in range(100):
+            theta, y, _ = _pairs(256, step + 1)
+            optimiser.zero_grad()
+            (-flow.log_prob(theta, y).mean()).backward()
+            nn.utils.clip_grad_norm_(flow.parameters(), 1.0)
+            optimiser.step()
+        flow.requires_grad_(False)
+        theta, y, truth = _pairs(1000, 1000)
+        found = _posterior_scores(flow, theta, y)
+        alone = torch.cat([_posterior_scores(flow, theta[i : i + 1], y[i : i + 1]) for i in (3, 8)])
+        if not torch.allclose(alone, found[[3, 8]], atol=1e-3):
+            raise Wrong("the score of a row depends on the other rows: each row has its own y.")
+        asked = torch.tensor([[-2.0, 0.0, 0.0], [2.0, 0.0, 0.0]])
+        moments = [_posterior_moments(flow, each) for each in asked]
+        if torch.allclose(moments[0][0], moments[1][0], atol=0.1):
+            raise Wrong("another y, the same posterior: where does y enter?")
+        _examine_draws(flow, asked, moments)
+        gap = (truth - found).mean().item()
+        if gap > 0.7:
+            raise Wrong(
+                f"it is a density for each y, but a stiff one: after 100 steps it is {gap:.2f} "
+                "nats away from a bent posterior."
+            )
+        return f"one flow, a posterior for every y; {gap:.2f} nats from the exact one here."
+
+    return trial(answer, examine, praise="")
+
+
+def _posterior_scores(flow: nn.Module, theta: Tensor, y: Tensor, *, learns: bool = False) -> Tensor:
+    found = flow.log_prob(theta, y)
+    value = _named("`log_prob`", found, theta.shape[:1])
+    if learns and not (isinstance(found, Tensor) and found.requires_grad):
+        raise Wrong("no gradient comes out of `log_prob`: what detaches it?")
+    return value
+
+
+def _posterior_moments(flow: nn.Module, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Given y (c,): an integral of one; mean and scale (2,) of the density."""
+    middle = (torch.arange(100) + 0.5) / 100
+    points = torch.cartesian_prod(-6 + 12 * middle, -8 + 20 * middle)
+    log_q = numbers(flow.log_prob(points, y.expand(len(points), -1)), points.shape[:1])
+    q = log_q.exp() * 12 * 20 / 100**2
+    if abs(q.sum() - 1) > 0.05:
+        raise Wrong(
+            f"given y, the density of theta integrates to {q.sum():.2g}, not to 1. Which of the "
+            "two is scored, and which only seen?"
+        )
+    mean = q @ points.double()
+    return mean, (q @ (points.double() - mean) ** 2).sqrt()
+
+
+def _examine_draws(flow: nn.Module, y: Tensor, moments: list[tuple[Tensor, Tensor]]) -> None:
+    """Draws (s, n, d) follow the density that belongs to their row of y."""
+    first = flow.sample(y, 1000)
+    if first is ...:
+        raise Wrong("`log_prob` is right. Now write `sample`.")
+    got = numbers(first)
+    if got.shape == (len(y), 1000, 2):
+        raise Wrong("`sample`: draws come first, then the rows of y: shape (s, n, d).")
+    drawn, again = _named("`sample`", first, (1000, len(y), 2)), numbers(flow.sample(y, 1000))
+    if torch.equal(drawn, again):
+        raise Wrong("`sample` draws the same points each time.")
+    for row, (mean, scale) in enumerate(moments):
+        part = drawn[:, row]
+        off = (part.mean(0) - mean).abs() / scale, (part.std(0) / scale).log().abs()
+        if max(each.max() for each in off) > 0.3:
+            raise Wrong(
+                f"draws for row {row} of y do not follow its density: does each row get its own?"
+            )
+
+
+@exercise
+def check_importance(answer: Any) -> Verdict:
+    """Log weights (s,) -> log evidence (nats), effective share, Pareto-k."""
+    u = torch.rand(4000, generator=torch.Generator().manual_seed(0)).double().log()
+    cases = [-0.3 * u, -0.9 * u - 2000, (1 - u).log() + 1500, -0.6 * u[:1000] + 3]
+
+    def examine(function: Any) -> None:
+        for log_w in cases:
+            got = call(function, log_w)
+            if isinstance(got, tuple | list) and any(each is ... for each in got):
+                raise Untried
+            value = numbers(got, (3,), finite=False)
+            for name, number in zip(("log evidence", "effective share", "k"), value, strict=True):
+                if not number.isfinite():
+                    raise Wrong(
+                        f"the {name} is not finite: exp(log w) may be larger than any number of "
+                        "the computer, or all zero."
+                    )
+            _about_evidence(value[0].item(), log_w)
+            _about_share(value[1].item(), log_w)
+            _about_k(value[2].item(), log_w)
+
+    return trial(answer, examine, praise="an estimate, and whether to report it.")
+
+
+def _told(value: float, right: float, traps: list[tuple[float, str]], off: str, by: float) -> None:
+    """Compare with the right value; else tell a known mistake."""
+    if math.isclose(value, right, rel_tol=by, abs_tol=by):
+        return
+    for wrong, message in traps:
+        if math.isclose(value, wrong, rel_tol=by, abs_tol=by):
+            raise Wrong(message)
+    raise Wrong(off)
+
+
+def _about_evidence(value: float, log_w: Tensor) -> None:
+    total, s = log_w.logsumexp(0).item(), len(log_w)
+    traps = [
+        (log_w.mean().item(), "the mean of log w is the ELBO; the evidence is the mean of w."),
+        (total, "the evidence is the mean of the weights, not their sum."),
+        (
+            total - math.log(s) - log_w.max().item(),
+            "the factor that was taken out is not put back.",
+        ),
+        (math.log(s) - total, "the sign of the log evidence is wrong."),
+    ]
+    _told(value, total - math.log(s), traps, "the log evidence is off.", 1e-5)
+
+
+def _about_share(value: float, log_w: Tensor) -> None:
+    number = (2 * log_w.logsumexp(0) - (2 * log_w).logsumexp(0)).exp().item()
+    s = len(log_w)
+    traps = [
+        (number, "this is the effective number of draws; the share is it over S."),
+        (s / number, "the share is at most 1: this is its inverse."),
+        (number / s**2, "it is divided by S twice."),
+    ]
+    _told(value, number / s, traps, "the log evidence is right, the effective share is off.", 1e-4)
+
+
+def _about_k(value: float, log_w: Tensor) -> None:
+    s, order = len(log_w), (log_w - log_w.max()).exp().sort().values
+    m = min(s // 5, int(3 * s**0.5))
+    right = _shape(order[-m:] - order[-m - 1])
+    low, logs = order.flip(0), log_w.sort().values
+    traps = [
+        (_shape(logs[-m:] - logs[-m - 1]), "k belongs to the weights, not to their logarithms."),
+        (_shape(order[-m:]), "fit the excess over the next largest weight, not the weight."),
+        (_shape(order), "fit the M largest weights, not all."),
+        (_shape(low[-m - 1] - low[-m:]), "these are the smallest weights; take the largest."),
+        (-right, "the sign of k is wrong."),
+    ]
+    if abs(value - right) < 0.12:
+        return
+    for wrong, message in traps:
+        if abs(value - wrong) < 0.02:
+            raise Wrong(message)
+    raise Wrong("evidence and share are right; k is off. `fit` returns shape, location, scale.")
+
+
+def _shape(excess: Tensor) -> float:
+    """Maximum likelihood of a generalised Pareto distribution that begins at zero."""
+    positive = excess[excess > 0].numpy()
+    return float(genpareto.fit(positive / positive.mean(), floc=0)[0])

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from scipy.integrate import cumulative_trapezoid
 from scipy.special import ndtri
+import zuko
+from scipy.stats import genpareto
 from torch.distributions import Independent, LogNormal, Normal, TransformedDistribution
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
@@ -17,6 +19,7 @@ for each in (book.grid, right.same_mask):
     each.__globals__["device"] = torch.device("cpu")  # the notebook sets it in a cell
 unit, log_normal = Normal(0.0, 1.0, validate_args=False), LogNormal(0.0, 1.0)
 Layer, bound, entropy = right.coupling, right.same_mask, right.entropy
+Given, report = right.amortised, right.importance
 GAMMA = 0.5772157 + math.log(math.pi)
 
 
@@ -113,6 +116,58 @@ def in_numpy(log_prob, box, n):  # trapezia between midpoints
     return np.stack([np.repeat(z[0], n), z[1].ravel()], -1)
 
 
+class Stiff(torch.nn.Module):
+    """A Gaussian whose mean and scales follow y: it cannot bend."""
+
+    def __init__(self, d, c):
+        super().__init__()
+        self.net = torch.nn.Sequential(
+            torch.nn.Linear(c, 32), torch.nn.Tanh(), torch.nn.Linear(32, 2 * d)
+        )
+
+    def q(self, y):
+        mean, log_scale = self.net(y).chunk(2, -1)
+        return Independent(Normal(mean, log_scale.exp()), 1)
+
+    def log_prob(self, theta, y):
+        return self.q(y).log_prob(theta)
+
+    def sample(self, y, s):
+        return self.q(y).sample((s,))
+
+
+def affine(self, d, c):
+    torch.nn.Module.__init__(self)
+    self.flow = zuko.flows.MAF(d, context=c, transforms=4, hidden_features=(32, 32))
+
+
+def changed(number, change):
+    """The right three numbers, one of them changed."""
+
+    def answer(log_w):
+        return [
+            change(each, log_w) if i == number else each for i, each in enumerate(report(log_w))
+        ]
+
+    return answer
+
+
+def tail(pick, take=lambda w: w.sort().values):
+    """Pareto-k of another excess."""
+
+    def answer(log_w):
+        excess = pick(take((log_w - log_w.max()).exp()), 3 * int(len(log_w) ** 0.5))
+        excess = excess[excess > 0] / excess.mean()
+        return [*report(log_w)[:2], genpareto.fit(excess.numpy(), floc=0)[0]]
+
+    return answer
+
+
+def overflowing(log_w):
+    w = log_w.exp()
+    return w.mean().log(), w.sum() ** 2 / (w**2).sum() / len(w), report(log_w)[2]
+
+
 def overwritten(x, transforms):
     total = 0
     for t in reversed(transforms):
@@ -196,6 +251,31 @@ WRONG = [  # exercise, answer, words of the message
     ("cell_bound", cells(draws=1), "each"),
     ("cell_bound", cells(join=lambda v: v.sum(0)), "not their sum"),
     ("cell_bound", cells(join=torch.mean), "per row"),
+    ("amortised", book.MyPosterior, "Not tried yet"),
+    ("amortised", Given(2, 3), "the class itself"),
+    ("amortised", mine(Given, log_prob=lambda f, t, y: Given.log_prob(f, t, 0 * y)), "enter"),
+    ("amortised", mine(Given, log_prob=lambda f, t, y: 2 * Given.log_prob(f, t, y)), "not to 1"),
+    ("amortised", mine(Given, log_prob=lambda f, t, y: Given.log_prob(f, t, y[:1])), "own y"),
+    ("amortised", mine(Given, log_prob=lambda f, t, y: Given.log_prob(f, t, y).mean()), "shape"),
+    ("amortised", mine(Given, log_prob=lambda f, t, y: -unit.log_prob(t).sum(-1)), "detaches"),
+    ("amortised", Stiff, "stiff"),
+    ("amortised", mine(Given, sample=lambda f, y, s: ...), "Now write"),
+    ("amortised", mine(Given, sample=lambda f, y, s: Given.sample(f, y, s).movedim(0, 1)), "first"),
+    ("amortised", mine(Given, sample=lambda f, y, s: Given.sample(f, y.flip(0), s)), "its own"),
+    ("amortised", mine(Given, sample=lambda f, y, s: Given.sample(f, y, 1)), "shape"),
+    ("importance", book.my_importance, "Not tried yet"),
+    ("importance", overflowing, "not finite"),
+    ("importance", changed(0, lambda v, w: w.mean().item()), "ELBO"),
+    ("importance", changed(0, lambda v, w: w.logsumexp(0).item()), "not their sum"),
+    ("importance", changed(0, lambda v, w: v - w.max().item()), "not put back"),
+    ("importance", changed(1, lambda v, w: v * len(w)), "effective number"),
+    ("importance", changed(1, lambda v, w: 1 / v), "inverse"),
+    ("importance", changed(2, lambda v, w: -v), "sign"),
+    ("importance", changed(2, lambda v, w: v + 0.2), "k is off"),
+    ("importance", tail(lambda w, m: w[-m:]), "excess"),
+    ("importance", tail(lambda w, m: w), "not all"),
+    ("importance", tail(lambda w, m: w[-m:] - w[-m - 1], lambda w: w.log().sort().values), "logar"),
+    ("importance", lambda log_w: report(log_w)[:2], "shape"),
     ("entropy", near, "32 bits"),
     ("entropy", lambda x: 2 * torch.cdist(x, x).min(1).values.log().mean(), "neighbour"),
     ("entropy", lambda x: entropy(x) - 0.5772157, "Euler"),
@@ -226,6 +306,10 @@ ODD = [
     ("same_mask", lambda *a: list(by_numpy(*a, n=400))),
     ("cell_bound", all_at_once),
     ("cell_bound", cells(join=lambda v: v.logsumexp(0) - math.log(len(v)))),
+    ("amortised", mine(Given, sample=lambda f, y, s: Given.sample(f, y, s).tolist())),
+    ("amortised", mine(Given, __init__=affine)),
+    ("importance", lambda log_w: torch.tensor(report(log_w + 7)) - torch.tensor([7.0, 0.0, 0.0])),
+    ("importance", lambda log_w: np.array(report(log_w))),
     ("entropy", lambda x: entropy(x).numpy()),
     ("entropy", lambda x: near(x.double()).float()),
     ("rosenblatt", lambda *a: rosenblatt(*a).float()),
