@@ -103,7 +103,6 @@ _ = set_threads(THREADS)
 use_course_style()
 plt.rcParams.update({"axes.titlesize": 11})
 
-
 # %% jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # Ten colours that the colour-blind can tell apart, after Paul Tol.
 TEN = "#332288 #88CCEE #44AA99 #117733 #999933 #DDCC77 #CC6677 #882255 #AA4499 #888888"
@@ -119,7 +118,6 @@ def plot_codes(z, labels, ax):
         ax.text(*middle, str(digit), weight="bold", ha="center", va="center", bbox=paper)
     ax.set(xlabel="$z_1$", ylabel="$z_2$")
     plt.colorbar(dots, ax=ax, ticks=range(10), label="digit")
-
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 1 Digits without labels
@@ -159,7 +157,6 @@ except ValueError as error:
 # Published tables mostly use the second. So do we, wherever pixels have a Bernoulli likelihood.
 # Validation and test digits are sampled once and stay fixed. Training digits are sampled afresh
 # whenever they are used: the model then never sees the same training image twice.
-
 
 # %% tags=["mistake-V1", "mistake-V9"]
 def binarise(grey):
@@ -204,7 +201,6 @@ assert 20 < floor < 60 and 200 < -constant < 215
 # them as they are. (A sigmoid at the end of the network would be applied twice, a classic mistake:
 # it could then never say "certainly white", because $\text{sigmoid}(0) = ½$.)
 
-
 # %%
 def mlp(*sizes):
     """Dense layers of the given sizes with GELU between them."""
@@ -219,12 +215,10 @@ def log_bernoulli(x, logits):
     x = x.expand_as(logits)
     return -F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1)
 
-
 # %% [markdown]
 # A *batch* is a few hundred rows; one pass through all rows, in random order, is an *epoch*. A step
 # downhill is always the same three lines: forget the old gradient, compute the new one by
 # backpropagation (`backward`), move the weights.
-
 
 # %%
 def minibatches(x, batch, steps):
@@ -236,14 +230,12 @@ def minibatches(x, batch, steps):
         yield x[order[:size]]
         order = order[size:]
 
-
 # %% slideshow={"slide_type": "subslide"}
 def descend(optimiser, loss):
     """One gradient step downhill."""
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
-
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 2 An autoencoder
@@ -354,98 +346,6 @@ assert 0.1 < empty < 0.9, EXPECTED
 # each of 32 such rows we compute $\log p(x)$ by adding up $p(x \mid z) p(z)$ over 4,001 values of
 # $z$. All sums of tiny numbers are taken in logarithms, by `logsumexp`.
 
-# %%
-LAMPS = 20
-
-
-def lamp_logits(z):
-    """Log-odds that each lamp is on: (...,) -> (..., LAMPS)."""
-    place = torch.linspace(-3, 3, LAMPS, device=z.device, dtype=z.dtype)
-    return 2 - 4 * (z[..., None] - place).square()
-
-
-def log_normal(z):
-    """log N(z; 0, 1) in nats, elementwise."""
-    return -0.5 * (z.square() + math.log(2 * math.pi))
-
-
-# %% slideshow={"slide_type": "subslide"}
-# Double precision, and so on the CPU: the GPUs of Apple do not have it.
-z_true = torch.randn(32, dtype=torch.double)  # one position per row of lamps
-lamps = binarise(lamp_logits(z_true).sigmoid())  # (32, LAMPS)
-grid = torch.linspace(-6, 6, 4001, dtype=torch.double)
-log_given = log_bernoulli(lamps[:, None], lamp_logits(grid).expand(32, -1, -1))  # (32, grid)
-log_joint = log_given + log_normal(grid)
-log_exact = log_joint.logsumexp(-1) + math.log(12 / 4000)  # (32,), nats
-assert log_exact.shape == (32,) and (log_exact < 0).all()
-
-# %% [markdown]
-# Now brute force. And because a digit has more than one degree of freedom, we also take $k$
-# independent rows of lamps as *one* image with a $k$-dimensional latent. Its exact log likelihood
-# is a sum of $k$ numbers we have. **Predict first:** if 1,000 draws are enough for $k = 1$, how
-# many are as good for $k = 8$?
-
-# %%
-predict("lamps", "about 8,000, eight times as many", "about 64,000, eight times eight", "millions")
-
-
-# %%
-def brute_force(k, draws):
-    """log of the mean over prior draws of p(x | z), for the first k rows of lamps as one image."""
-    z = torch.randn(draws, k, dtype=torch.double)
-    log_likelihood = log_bernoulli(lamps[:k], lamp_logits(z)).sum(-1)  # (draws,)
-    return (log_likelihood.logsumexp(0) - math.log(draws)).item()
-
-
-rows_of_lamps, budgets = (1, 2, 4, 8, 16), (100, 1000, 10_000)
-truth = [log_exact[:k].sum().item() for k in rows_of_lamps]
-missing = {
-    draws: [
-        log_p - sum(brute_force(k, draws) for _ in range(10)) / 10
-        for k, log_p in zip(rows_of_lamps, truth, strict=True)
-    ]
-    for draws in budgets
-}
-
-# %% alt="Missing nats against the latent dimension for 100, 1,000 and 10,000 draws. All three curves begin near zero at dimension 1 and climb to tens or hundreds of nats at 16." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
-fig, ax = plt.subplots()
-for draws, gap in missing.items():
-    ax.plot(rows_of_lamps, gap, "o-", label=f"{draws:,} draws")
-ax.set(xlabel="latent dimension $k$", xscale="log")
-ax.set_ylabel("missing log likelihood (nats)\nabove 1 logarithmic", fontsize=10)
-ax.set_xticks(rows_of_lamps, labels=rows_of_lamps)
-ax.set_yscale("symlog", linthresh=1)
-ax.set_ylim(-1, 600)
-_ = ax.legend()
-
-# %%
-print(f"k = 1: {abs(missing[10_000][0]):.2f} nats missing with 10,000 draws; k = 16: "
-      f"{missing[10_000][-1]:.0f}")  # fmt: skip
-assert abs(missing[10_000][0]) < 0.1
-
-# %% [markdown]
-# How many draws would do? The relative variance of an average of $S$ draws is $(m - 1)/S$, where
-# $m$ is the mean of the squared likelihood over the square of its mean. On the grid, $m$ is exact
-# for one row of lamps; for $k$ independent rows these numbers are multiplied.
-
-# %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
-# Answer
-log_square = (log_given + log_joint).logsumexp(-1) + math.log(12 / 4000) - 2 * log_exact  # log m
-needed = 1000 * (log_square[:8].sum().exp() - 1) / (log_square[0].exp() - 1)
-why = f"These lamps need {needed / 1e6:,.0f} million: a draw must explain all eight rows at once. "
-answer("lamps", "millions", why + "If one row needs $c$ draws, eight need some $c^8$.")
-assert needed > 1e6 and missing[10_000][-1] > 10 and missing[100][-1] > missing[10_000][-1]
-
-# %% [markdown] slideshow={"slide_type": "subslide"}
-# In one dimension brute force is fine. In sixteen it misses tens of nats or more, and a hundredfold
-# more draws are no cure. Almost every draw from the prior says "these lamps are
-# impossible"; the few $z$ that explain the image fill a share of the prior that shrinks
-# exponentially with $k$. The estimate needs draws from where the integrand lives: from the
-# **posterior** $p_\theta(z \mid x)$, which we do not have.
-#
-# Note the sign, too. The missing nats are never gained elsewhere: the logarithm of an unbiased
-# estimate is too small on average (Jensen's inequality). That is the seed of a *lower bound*.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 4 The variational bound
 # The earlier lectures had the same trouble with the same cure: approximate the posterior by a
@@ -499,14 +399,12 @@ assert needed > 1e6 and missing[10_000][-1] > 10 and missing[100][-1] > missing[
 # deviation) have shape `(n, k)`, the answer has shape `(n,)`, in nats. The notebook goes on with
 # *your* rate once it has passed.
 
-
 # %% tags=["exercise"]
 def my_gaussian_kl(mu, sigma):
     return ...  # replace this by your code
 
 
 checks.check_gaussian_kl(my_gaussian_kl)
-
 
 # %% [markdown] slideshow={"slide_type": "skip"}
 # <details><summary>Hint 1</summary>
@@ -526,7 +424,6 @@ checks.check_gaussian_kl(my_gaussian_kl)
 # last axis.
 #
 # </details>
-
 
 # %% tags=["reference"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # The course's own version
@@ -554,332 +451,9 @@ print(f"closed form {closed.item():.4f}, Monte Carlo {estimate.item():.4f} ± {e
 assert (closed - estimate).abs() < 5 * error
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 5 Where everything is known
-# ### The bound at work: lamps
-# Back to the lamps, where $\log p(x)$ is known. Fit one Gaussian $q$ per row of lamps by gradient
-# ascent on the ELBO, with 64 draws per step; `requires_grad_` marks what is trained. **Predict
-# first:** how close to the exact value can a Gaussian come?
-
-# %%
-predict("gaussian lamps", "within 0.05 nats", "about half a nat", "several nats")
-
-# %%
-location = grid[log_joint.argmax(-1)][:, None].clone().requires_grad_()  # (32, 1)
-log_scale = torch.full_like(location, -2.0).requires_grad_()
-adam = torch.optim.Adam([location, log_scale], 0.02)
-for _ in (shown := bar(range(300))):
-    z = location + log_scale.exp() * torch.randn(32, 64, dtype=torch.double)
-    distortion = -log_bernoulli(lamps[:, None], lamp_logits(z)).mean(-1)
-    loss = (distortion + gaussian_kl(location, log_scale.exp())).sum()
-    descend(adam, loss)
-    shown.set_postfix(loss=f"{loss.item() / 32:.2f}", refresh=False)
-
-# %%
-with torch.no_grad():
-    log_q = dist.Normal(location, log_scale.exp()).log_prob(grid)  # (32, grid)
-    elbo_lamps = (log_q.exp() * (log_joint - log_q)).sum(-1) * 12 / 4000  # (32,), no Monte Carlo
-gap = log_exact - elbo_lamps  # this is KL(q || posterior)
-print(f"mean gap {gap.mean().item():.4f} nats, largest {gap.max().item():.4f}")
-assert gap.min() > -1e-6
-
-# %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
-# Answer
-answer(
-    "gaussian lamps",
-    "within 0.05 nats",
-    "The posterior of a position is nearly Gaussian, and the gap measures just that.",
-)
-assert gap.mean() < 0.05
-
-# %% alt="Thirty-two dots on a logarithmic scale: the gap between log likelihood and ELBO of each row of lamps is positive and mostly below a hundredth of a nat." jupyter={"source_hidden": true}
-fig, ax = plt.subplots(figsize=(5, 3.5))
-ax.semilogy(log_exact, gap.clamp(min=1e-6), "o")
-_ = ax.set(xlabel="exact log p(x) (nats)", ylabel="log p(x) − ELBO (nats)")
-
-# %% [markdown]
-# Each dot is one row of lamps. No gap is negative: the ELBO is a bound, and here a tight one. The
-# gap is $\text{KL}(q \| p(z \mid x))$ and nothing else, so it tells us how Gaussian the posterior
-# is. Here we could compute the expectation over $q$ on the grid, without noise. With an image and
-# sixteen latents we cannot; then the ELBO is itself a Monte Carlo estimate, but one with *small*
-# variance, because $q$ looks where the integrand lives.
-
-# %% [markdown] slideshow={"slide_type": "subslide"}
-# ### A linear VAE
-# **Question:** with an encoder network and noisy gradients, does the ELBO really reach the log
-# likelihood? There is one VAE for which we can check: the *linear* one. Let
-#
-# $$ z \sim N(0, I), \qquad x \mid z \sim N(W z + m, \ s^2 I), \qquad
-# q(z \mid x) = N\big(V (x - m),\ \text{diag}(z_\sigma^2)\big). $$
-#
-# Here $W$ is $(d, k)$, $V$ is $(k, d)$, $m$ is the mean of the data, and $s$ is the standard
-# deviation of the noise (in sections 5 and 6; elsewhere $s$ numbers draws).
-#
-# This model is **probabilistic principal component analysis** (Tipping and Bishop 1999). The
-# marginal is Gaussian, $x \sim N(m, W W^\top + s^2 I)$. So is the posterior, which you will derive.
-# Even the maximum of the likelihood is known, from the eigenvalues $\lambda_1 \ge \lambda_2 \ge
-# \dots$ of the data's covariance matrix. With $k$ components kept, $s^2$ is the mean of the others
-# and
-#
-# $$ \max \tfrac1n \log p = -\tfrac12 \Big( d \log 2\pi + \sum_{i \le k} \log \lambda_i +
-# (d - k) \log s^2 + d \Big). $$
-#
-# The data: grey digits shrunk to 7 × 7 pixels, $d = 49$, and $k = 2$. Their likelihood is Gaussian,
-# so grey values are allowed here. (They are a poor fit all the same: a Gaussian puts mass below 0
-# and above 1. The point of this section is the bound, not the model.) The numbers are log
-# *densities*, and so may be positive.
-
-# %% tags=["nbval-check-output"]
-small = F.avg_pool2d(grey_train.view(-1, 1, 28, 28), 4).flatten(1)  # (n, 49)
-small = small - small.mean(0)  # m = 0 from here on
-on_cpu = small.cpu().double()
-eigenvalues = torch.linalg.eigvalsh(on_cpu.T @ on_cpu / n).flip(0)  # (49,)
-noise = eigenvalues[2:].mean()  # s^2 at the optimum
-best = (
-    -0.5 * (49 * math.log(2 * math.pi) + eigenvalues[:2].log().sum() + 47 * noise.log() + 49).item()
-)
-print(f"best possible mean log density: {best:.3f} nats per digit")
-
-
-# %% [markdown] slideshow={"slide_type": "subslide"}
-# The linear VAE has four parameters: $W$, $V$, $\log s$ and $\log z_\sigma$. Its loss uses one draw
-# of $z$ per digit, like any VAE. To judge it we can do better: here the expectation over $q$ has a
-# closed form, because $E_q \|x - Wz\|^2 = \|x - W z_\mu\|^2 + \sum_{ji} W_{ji}^2 z_{\sigma,i}^2$.
-# **Predict first:** nobody tells the encoder what the exact posterior is. Will it find it?
-
-# %%
-predict("linear", "yes, mean and width", "the mean, but too narrow a width", "neither")
-
-
-# %%
-def linear_elbo(x, w, v, log_s, log_sigma):
-    """ELBO of the linear VAE with one draw of z per datum: (n, d) -> (n,), nats."""
-    mu, sigma = x @ v.T, log_sigma.exp().expand(len(x), -1)  # (n, k)
-    z = mu + sigma * torch.randn_like(mu)
-    log_likelihood = dist.Normal(z @ w.T, log_s.exp()).log_prob(x).sum(-1)
-    return log_likelihood - gaussian_kl(mu, sigma)
-
-
-def linear_elbo_exact(x, w, v, log_s, log_sigma):
-    """The same with the expectation over z in closed form: (n, d) -> (n,), nats."""
-    mu, sigma = x @ v.T, log_sigma.exp().expand(len(x), -1)  # (n, k)
-    square = (x - mu @ w.T).square().sum(-1) + (w * log_sigma.exp()).square().sum()  # (n,)
-    log_norm = 0.5 * x.shape[1] * (math.log(2 * math.pi) + 2 * log_s)
-    return -0.5 * square / (2 * log_s).exp() - log_norm - gaussian_kl(mu, sigma)
-
-
-def exact_log_likelihood(x, w, log_s):
-    """log N(x; 0, W W^T + s^2 I): (n, d) -> (n,), nats."""
-    covariance = w @ w.T + (2 * log_s).exp() * torch.eye(len(w), device=w.device)
-    return dist.MultivariateNormal(torch.zeros_like(x[0]), covariance).log_prob(x)
-
-
-# %% slideshow={"slide_type": "subslide"}
-w, v = 0.1 * torch.randn(49, 2, device=device), 0.1 * torch.randn(2, 49, device=device)
-linear = [w, v, torch.tensor(-1.0, device=device), torch.zeros(2, device=device)]
-w, v, log_s, log_sigma = linear = [part.requires_grad_() for part in linear]
-adam = torch.optim.Adam(linear, fused=True)
-schedule = torch.optim.lr_scheduler.OneCycleLR(adam, 0.01, total_steps=LINEAR_STEPS)
-curve = {"ELBO": [], "exact log likelihood of this model": []}
-shown = bar(minibatches(small, 500, LINEAR_STEPS), total=LINEAR_STEPS)
-for step, x in enumerate(shown, 1):
-    descend(adam, -linear_elbo(x, *linear).mean())
-    schedule.step()
-    if step % 50 == 0:
-        with torch.no_grad():
-            reached = linear_elbo_exact(small, *linear).mean().item()
-            exact = exact_log_likelihood(small, w, log_s).mean().item()
-        for values, value in zip(curve.values(), (reached, exact), strict=True):
-            values.append(value)
-        shown.set_postfix(loss=f"{-reached:.2f}", refresh=False)
-
-# %%
-with torch.no_grad():
-    reached = linear_elbo_exact(small, *linear).mean().item()
-    exact = exact_log_likelihood(small, w, log_s).mean().item()
-print(f"ELBO {reached:.4f} <= log likelihood {exact:.4f} <= best {best:.4f} nats")
-assert reached <= exact + 1e-3 and exact <= best + 1e-3
-assert best - reached < 0.05, EXPECTED
-
-# %% [markdown] slideshow={"slide_type": "subslide"}
-# The ELBO is within 0.05 nats per digit of the exact log likelihood, *and* of the best that any
-# probabilistic PCA can reach. And the posterior? To compare, we need the exact one.
-#
-# ### Exercise 2: the exact posterior (20 minutes)
-# Derive $p(z \mid x)$ of the linear model, and code it. Data `x` `(n, d)` has $m = 0$, `w` is
-# `(d, k)`, the noise's standard deviation `s` is a float. Return two tensors: the means `(n, k)`,
-# and the covariance `(k, k)`, which is the same for all rows.
-
-
-# %% tags=["exercise"]
-def my_ppca_posterior(x, w, s):
-    return ...  # replace this by your code: mean, covariance
-
-
-checks.check_ppca_posterior(my_ppca_posterior)
-
-
-# %% [markdown] slideshow={"slide_type": "skip"}
-# <details><summary>Hint 1</summary>
-#
-# The log posterior is a quadratic in $z$: collect the terms of $-\frac{1}{2s^2}\|x - Wz\|^2 -
-# \frac12\|z\|^2$. Where is its maximum, and what is its curvature?
-#
-# </details>
-# <details><summary>Hint 2</summary>
-#
-# The covariance is the inverse of the curvature, with a minus sign. `torch.linalg.inv` and
-# `torch.linalg.solve` invert; your data are *rows*.
-#
-# </details>
-
-
-# %% tags=["reference"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
-# The course's own version
-def course_ppca_posterior(x, w, s):
-    big_m = w.T @ w + s**2 * torch.eye(w.shape[1], dtype=w.dtype)
-    mean = x @ torch.linalg.solve(big_m, w.T).T
-    return mean, s**2 * torch.linalg.inv(big_m)
-
-
-assert checks.check_ppca_posterior(course_ppca_posterior)
-
-# %% [markdown] slideshow={"slide_type": "subslide"}
-# Now compare $q(z \mid x)$ with it: yours, if it has passed.
-
-# %%
-passed = checks.check_ppca_posterior(my_ppca_posterior)
-posterior = my_ppca_posterior if passed else course_ppca_posterior
-found = posterior(small.cpu(), w.detach().cpu(), log_s.exp().item())
-exact_mean, covariance = (torch.as_tensor(part).float() for part in found)
-guide_mean, guide_sd = (small @ v.T).detach().cpu(), log_sigma.detach().exp().cpu()
-mean_error = (guide_mean - exact_mean).square().mean().sqrt().item()
-exact_sd = covariance.diagonal().sqrt()
-print("standard deviations: guide", guide_sd.numpy().round(3))
-print("                     exact", exact_sd.numpy().round(3))
-
-# %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
-# Answer
-answer(
-    "linear",
-    "yes, mean and width",
-    "The ELBO is largest where $q$ is the exact posterior, if $q$ can be that.",
-)
-assert mean_error < 0.1, EXPECTED
-assert (guide_sd / exact_sd - 1).abs().max() < 0.1, EXPECTED
-
-# %% alt="Left: ELBO and exact log likelihood climb together to a dashed line, the best possible. Right: ellipses of the exact posterior and of the guide for eight digits lie on top of each other." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
-fig, axes = plt.subplots(1, 2, figsize=(10, 4))
-plot_loss(curve, xlabel="step / 50", ylabel="nats per digit", floor=best, ax=axes[0])
-axes[0].set_ylim(best - 8, best + 1)
-turn = torch.linspace(0, 2 * math.pi, 60)
-circle = torch.stack([turn.cos(), turn.sin()], -1)  # one standard deviation
-for row in range(8):
-    true = exact_mean[row] + circle @ torch.linalg.cholesky(covariance).T
-    ours = guide_mean[row] + circle * guide_sd
-    axes[1].plot(*true.T, color=PALETTE["orange"], label="exact posterior" if row == 0 else None)
-    axes[1].plot(*ours.T, "--", color=PALETTE["blue"], label="guide" if row == 0 else None)
-axes[1].set(xlabel="$z_1$", ylabel="$z_2$", aspect="equal", title="eight digits, 1 sd")
-_ = axes[1].legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
-
-# %% [markdown]
-# Left: both curves climb to the dashed optimum, the ELBO from below. Right: guide and exact
-# posterior of eight digits. The encoder even turned the axes of $z$ so that the exact posterior
-# became diagonal, because only then can a diagonal $q$ be exact (Lucas et al. 2019).
-
-# %% [markdown] slideshow={"slide_type": "slide"}
-# ## 6 The reparametrisation trick
-# The ELBO is an expectation over $q_\phi$, and we need its gradient with respect to $\phi$, the
-# parameters of the distribution that we draw from. **Question:** how does a gradient get past a
-# random draw? There are two answers.
-#
-# *Score function* (REINFORCE): keep the draw fixed and move its log probability,
-#
-# $$ \nabla_\mu E_q[f(z)] = E_q\big[f(z)\, \nabla_\mu \log q(z)\big] =
-# E_q\Big[f(z)\, \frac{z - \mu}{\sigma^2}\Big] . $$
-#
-# *Reparametrisation*: write the draw as a deterministic function of noise that has no parameters,
-#
-# $$ z = z_\mu + z_\sigma\, \varepsilon, \quad \varepsilon \sim N(0, I) \qquad\Rightarrow\qquad
-# \nabla_\mu E_q[f(z)] = E_\varepsilon\big[\nabla_z f(z)\big]. $$
-#
-# Both are unbiased. The first uses only the *value* of $f$, the second its *slope*.
-#
-# The linear VAE gives a test bench with a known answer. Take one digit, its guide, and $f(z) = \log
-# p(x \mid z)$; then $\nabla_\mu E_q[f] = W^\top(x - W\mu)/s^2$ exactly. The score function is also
-# given its usual crutch, a *baseline*: subtracting a constant from $f$ leaves the expectation alone
-# and calms the noise. (Our constant is the mean of the same draws. It is not quite one: it makes
-# the gradient too small by a factor of $1 - 1/S$, which nobody sees with thousands of draws. The
-# mean of the *other* draws would be unbiased.)
-#
-# **Predict first:** how many draws of the first, without a baseline, are worth one draw of the
-# second?
-
-# %%
-predict("draws", "one: both are unbiased", "about five", "more than twenty")
-
-
-# %%
-def gradients(x, w, s, mu, sigma, draws):
-    """Single-draw estimates of the gradient for mu of E[log p(x | z)], each (draws, k)."""
-    z = mu + sigma * torch.randn(draws, len(mu), device=mu.device)
-    f = dist.Normal(z @ w.T, s).log_prob(x).sum(-1, keepdim=True)  # (draws, 1)
-    score = (z - mu) / sigma**2
-    return {
-        "score function": f * score,
-        "score function, baseline": (f - f.mean()) * score,
-        "reparametrised": (x - z @ w.T) @ w / s**2,
-    }
-
-
-# %% slideshow={"slide_type": "subslide"}
-w_fit, s_fit = w.detach(), log_s.detach().exp()
-mu, sigma = guide_mean[0].to(device), guide_sd.to(device)
-estimates = gradients(small[0], w_fit, s_fit, mu, sigma, 20_000)
-exact_gradient = w_fit.T @ (small[0] - w_fit @ mu) / s_fit**2
-spread = {}
-for name, values in estimates.items():
-    mean, error = mean_and_error(values)
-    assert ((mean - exact_gradient).abs() < 6 * error + 1e-3).all(), name  # unbiased
-    spread[name] = values.std(0).norm().item()
-    print(f"{name:26s} standard deviation of one draw {spread[name]:8.1f}")
-
-# %% alt="Standard deviation of the mean gradient against the number of draws, both logarithmic: three parallel falling lines; the score function far above, with baseline lower, reparametrised lowest; dots lie on the lines." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
-sizes = torch.tensor([1, 10, 100, 1000])
-fig, ax = plt.subplots()
-for name, values in estimates.items():
-    means = [values.view(-1, size, 2).mean(1) for size in sizes]  # disjoint groups of draws
-    measured = torch.stack([mean.std(0).norm() for mean in means]).cpu()
-    (line,) = ax.loglog(sizes, spread[name] / sizes.sqrt(), label=name)
-    ax.loglog(sizes, measured, "o", color=line.get_color())
-    relative = measured * sizes.sqrt() / spread[name]
-    assert ((0.5 < relative) & (relative < 2)).all(), name
-ax.set(xlabel="draws $S$", ylabel="standard deviation of the mean gradient")
-_ = ax.legend()
-
-# %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
-# Answer
-ratio = (spread["score function"] / spread["reparametrised"]) ** 2
-ratio_baseline = (spread["score function, baseline"] / spread["reparametrised"]) ** 2
-answer(
-    "draws",
-    "more than twenty",
-    f"Here {ratio:.0f}. With the baseline it is {ratio_baseline:.1f}, which is the fair number.",
-)
-assert ratio > 20 and ratio_baseline > 1, EXPECTED
-
-# %% [markdown] slideshow={"slide_type": "subslide"}
-# The dots are measured: the standard deviation of means over separate groups of $S$ draws. The
-# lines are theory, $1/\sqrt{S}$ times the spread of one draw, and the dots follow them. All three
-# estimators also pass the test of the exact gradient. The distance between the lines is the price
-# of ignoring the slope. The number without a baseline means little: it changes if grey values are
-# counted from 0 to 255, which adds a constant to $f$. This is a friendly case, with $k = 2$. For
-# discrete $z$, where there is no slope, the score function remains useful.
-
-# %% [markdown] slideshow={"slide_type": "slide"}
-# ## 7 The VAE in Pyro
+# ## 5 The VAE in Pyro
 # All parts are there. The networks first: an encoder that returns $z_\mu$ and $z_\sigma$, and a
 # decoder that returns logits. No batch normalisation, so there is no training mode to forget.
-
 
 # %%
 class Vae(nn.Module):
@@ -894,7 +468,6 @@ class Vae(nn.Module):
         """Mean and standard deviation of q(z | x): (n, d) -> (n, k), (n, k)."""
         mu, log_sigma = self.encoder(x).chunk(2, -1)
         return mu, log_sigma.clamp(-8, 8).exp()
-
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # In Pyro, the **model** is $p_\theta(x, z)$ and the **guide** is $q_\phi(z \mid x)$: two functions
@@ -917,14 +490,12 @@ class Vae(nn.Module):
 # The check compares log densities with those of the formulas, and follows the gradients. What you
 # write here is what the notebook trains, once it has passed.
 
-
 # %% tags=["exercise"]
 def my_model(vae, x, k):
     return ...  # replace this by your code; a model need not return anything
 
 
 checks.check_vae_model(my_model)
-
 
 # %% [markdown] slideshow={"slide_type": "skip"}
 # <details><summary>Hint 1</summary>
@@ -945,7 +516,6 @@ checks.check_vae_model(my_model)
 #
 # </details>
 
-
 # %% tags=["reference"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # The course's own version
 def model(vae, x, k):
@@ -965,14 +535,12 @@ assert checks.check_vae_model(model)
 # Now $q_\phi(z \mid x)$: `vae.posterior(x)` returns the encoder's means and standard deviations,
 # both `(n, k)`. The guide takes the same arguments as the model, and registers the network as well.
 
-
 # %% tags=["exercise"]
 def my_guide(vae, x, k):
     return ...  # replace this by your code
 
 
 checks.check_vae_guide(my_guide)
-
 
 # %% [markdown] slideshow={"slide_type": "skip"}
 # <details><summary>Hint 1</summary>
@@ -986,7 +554,6 @@ checks.check_vae_guide(my_guide)
 # another one.
 #
 # </details>
-
 
 # %% tags=["reference"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # The course's own version
@@ -1086,40 +653,6 @@ assert lag[0] > 5 and abs(lag[-1]) < lag[0] / 3, EXPECTED
 #     return reconstruction + rate
 # ```
 
-
-# %% tags=["exercise"]
-def my_vae_loss(x, logits, mu, sigma):
-    return ...  # replace this by your code
-
-
-checks.check_vae_loss(my_vae_loss)
-
-
-# %% [markdown] slideshow={"slide_type": "skip"}
-# <details><summary>Hint 1</summary>
-#
-# Try it on paper: one image with two pixels, then the same image with every pixel doubled. What
-# should the distortion do, and what does `buggy_loss` do?
-#
-# </details>
-# <details><summary>Hint 2</summary>
-#
-# Which axes does `binary_cross_entropy_with_logits` average over when you do not say anything?
-#
-# </details>
-
-
-# %% tags=["reference"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
-# The course's own version
-def vae_loss(x, logits, mu, sigma):
-    """Distortion + rate in nats per image, averaged over the batch."""
-    distortion = -log_bernoulli(x, logits)  # (n,)
-    return (distortion + gaussian_kl(mu, sigma)).mean()
-
-
-course_vae_loss = vae_loss
-assert checks.check_vae_loss(vae_loss)
-
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ### Exercise 6: a training step in plain PyTorch (15 minutes)
 # Nothing in `SVI` is magic. Write one step on minus the ELBO for a batch `x`: from the encoder to a
@@ -1130,14 +663,12 @@ assert checks.check_vae_loss(vae_loss)
 # %%
 vae_loss = my_vae_loss if checks.check_vae_loss(my_vae_loss) else course_vae_loss
 
-
 # %% tags=["exercise"]
 def my_step(vae, x, optimiser):
     return ...  # replace this by your code
 
 
 checks.check_vae_step(my_step)
-
 
 # %% [markdown] slideshow={"slide_type": "skip"}
 # <details><summary>Hint 1</summary>
@@ -1151,7 +682,6 @@ checks.check_vae_step(my_step)
 # `torch.randn_like(mu)` is noise of the shape of `mu`. `loss.item()` turns a tensor into a number.
 #
 # </details>
-
 
 # %% tags=["reference"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # The course's own version
@@ -1194,7 +724,7 @@ assert loss_after < loss_pyro + 1, EXPECTED
 # on.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 8 What it learnt
+# ## 6 What it learnt
 # **Question:** is the plane of codes now one we can draw from? The prior is $N(0, I)$. So take a
 # grid that is even *under the prior*, quantiles along each axis, and decode it.
 
@@ -1271,7 +801,6 @@ assert 0.002 < far < 0.05, EXPECTED
 #
 # Move through the plane yourself (the picture above shows its middle all at once):
 
-
 # %%
 def explore(z1, z2):
     """Show the pixel means at one point of the latent plane."""
@@ -1288,85 +817,13 @@ _ = ipywidgets.interact(
 )
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 9 How good is it?
-# Two latent dimensions are for looking. For quality we take 32, and a function that can be copied
-# into other work. It needs the networks of section 7 and the scores that we now define: `elbo`, its
-# two parts in `terms`, and a sharper bound.
-#
-# ### A bound that can be tightened
-# The ELBO is not the log likelihood. How far below is it? Importance sampling tells. With $K$ draws
-# $z_s \sim q_\phi(z \mid x)$,
-#
-# $$ L_K = E\Big[\log \frac1K \sum_{s=1}^{K} w_s \Big], \qquad
-# w_s = \frac{p_\theta(x \mid z_s)\, p(z_s)}{q_\phi(z_s \mid x)} . $$
-#
-# Here $K$ counts draws (Burda et al. 2016 write $k$); the latent dimension is the small $k$. $L_1$
-# is the ELBO. On average every further draw raises the bound, and $L_K \to \log p_\theta(x)$. This
-# is the brute force of section 3 with draws from the right place.
-#
-# Why a bound? Each weight has the mean $E_q[w_s] = \int p(x \mid z)\, p(z)\, dz = p(x)$, so by
-# Jensen's inequality $L_K = E[\log \text{average}] \le \log E[\text{average}] = \log p(x)$. An
-# average of more weights fluctuates less, which closes the gap. When all weights are equal, $q$
-# *is* the posterior, and one draw gives the exact answer. So the distance between $L_1$ and
-# $L_{500}$ is at most the distance $\text{KL}(q(z) \| p(z \mid x))$ of $q$ from the posterior. How
-# much of it is still missing, 500 draws cannot tell.
-#
-# ### Exercise 7: write the importance-weighted bound (15 minutes)
-# Write $L_K$ for a VAE, images `x` `(n, d)` and `draws` $= K$: one estimate per image, `(n,)`, in
-# nats. You have `vae.posterior`, `vae.decoder` and `log_bernoulli(x, logits)`, which takes logits
-# `(draws, n, d)`, too. With 784 pixels, $\log p(x \mid z)$ can be −1,000: that must not break it.
-# The check knows the limits: the ELBO for $K = 1$, and the exact $\log p(x)$ of a small VAE for
-# large $K$.
-
-
-# %% tags=["exercise"]
-def my_bound(vae, x, draws):
-    return ...  # replace this by your code
-
-
-checks.check_importance_bound(my_bound)
-
-
-# %% [markdown] slideshow={"slide_type": "skip"}
-# <details><summary>Hint 1</summary>
-#
-# `q = dist.Normal(mu, sigma)` has `q.sample((draws,))`, of shape `(draws, n, k)`, and
-# `q.log_prob(z)`. Add up log densities to $\log w_s$, one number per draw and image.
-#
-# </details>
-# <details><summary>Hint 2</summary>
-#
-# $\exp(-1000)$ is 0 for a computer. Section 3 took such sums in logarithms.
-#
-# </details>
-# <details><summary>Hint 3</summary>
-#
-# It is a *mean* of $K$ weights. With one draw the result must be the logarithm of the one weight.
-#
-# </details>
-
-
-# %% tags=["reference"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
-# The course's own version
-def importance_bound(vae, x, draws):
-    """log mean weight over draws of q: (n, d) -> (n,), nats."""
-    mu, sigma = vae.posterior(x)
-    eps = torch.randn(draws, *mu.shape, device=x.device, dtype=x.dtype)
-    z = mu + sigma * eps  # (draws, n, k)
-    log_prior_over_q = 0.5 * (eps.square() - z.square()).sum(-1) + sigma.log().sum(-1)
-    log_weight = log_bernoulli(x, vae.decoder(z)) + log_prior_over_q  # log 2 pi cancels
-    return log_weight.logsumexp(0) - math.log(draws)
-
-
-course_bound = importance_bound
-assert checks.check_importance_bound(importance_bound)
+# ## 7 The score
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ### A model with scores
 # `ScoredVae` is the `Vae` from above with its scores. Scores demand black and white pixels and
 # refuse others, for the reason of section 1. All are in nats per row, and use noise of their own
 # with a fixed seed: the same images always get the same score.
-
 
 # %%
 importance_bound = my_bound if checks.check_importance_bound(my_bound) else course_bound
@@ -1386,11 +843,9 @@ def as_pixels(x, binary=False):
         raise ValueError(f"pixels must be {wanted}; found {x.min():.3g} to {x.max():.3g}")
     return x
 
-
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # Memory is the only trap: 500 draws for 2,000 images are a million decoded images. So `bound` takes
 # the rows in portions.
-
 
 # %%
 class ScoredVae(Vae):
@@ -1423,7 +878,6 @@ class ScoredVae(Vae):
         """Binary images drawn from the model, or their pixel means: (n, d)."""
         return draw_images(self, n, seed, means)
 
-
 # %% slideshow={"slide_type": "subslide"}
 @torch.no_grad()
 def draw_images(vae, n, seed, means):
@@ -1434,7 +888,6 @@ def draw_images(vae, n, seed, means):
     z = torch.randn(shape, generator=noise, device=bias.device, dtype=bias.dtype)
     probability = vae.decoder(z).sigmoid()  # (n, d)
     return probability if means else torch.bernoulli(probability, generator=noise)
-
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ### Training
@@ -1448,7 +901,6 @@ def draw_images(vae, n, seed, means):
 #   Otherwise latents can switch off before the decoder has learnt to use them.
 # - **Fresh binarisation** of grey pixels in each batch. Binary data is left as it is.
 # - **Validation** twenty times; the weights with the best validation score are kept.
-
 
 # %%
 def fit_vae(x_train, x_val, *, k, seed, hidden=400, steps=1700, batch=200, lr=3e-3, beta=1.0):
@@ -1477,7 +929,6 @@ def fit_vae(x_train, x_val, *, k, seed, hidden=400, steps=1700, batch=200, lr=3e
     vae.load_state_dict(kept)
     return vae
 
-
 # %%
 vae = fit_vae(grey_train, x_val, k=LATENT, seed=SEED, steps=STEPS)
 
@@ -1494,6 +945,644 @@ elbo = vae.elbo(x_test)  # (n,)
 bounds = {draws: vae.bound(x_test, draws).mean().item() for draws in (1, 5, 50)}
 print(f"test ELBO {elbo.mean():.1f} = -(distortion {distortion:.1f} + rate {rate:.1f}) nats")
 assert len(elbo) == len(x_test)  # every test digit counts
+
+# %% [markdown] slideshow={"slide_type": "subslide"}
+# The other latents are switched off: for every image $q(z_i \mid x)$ is nearly the prior, which
+# costs no rate and tells the decoder nothing. How many are left depends on $k$ and on how long one
+# trains.
+#
+# ### Look at the images
+# Three kinds of pictures are easily confused, and often are: the **mean** of the pixels given a
+# code, a binary **sample** of the pixels, and a **reconstruction**, which has seen the image it
+# shows. Only what starts from $z \sim p(z)$ is generated.
+
+# %%
+with torch.no_grad():
+    mu, sigma = vae.posterior(x_test[:14])
+    rebuilt = vae.decoder(mu + sigma * torch.randn_like(mu)).sigmoid()
+means, samples = vae.sample(14, seed=SEED, means=True), vae.sample(14, seed=SEED)
+distance, nearest = torch.cdist(means, grey_train).min(-1)  # both (14,)
+assert distance.min() > 1, EXPECTED  # not a copy; pixels lie between 0 and 1
+panels = {
+    "test digits": x_test[:14],
+    "their reconstructions (means)": rebuilt,
+    "generated, z from the prior (means)": means,
+    "the same z (binary samples)": samples,
+    "training digits nearest to the generated means": grey_train[nearest],
+}
+
+# %% alt="Five rows of fourteen images: test digits; their reconstructions, a little blurred; generated digits, some clear, some blends; ragged binary samples of the same; and the nearest training digits, which differ." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
+fig, axes = plt.subplots(5, 1, figsize=(7, 4.9))
+for ax, (name, images) in zip(axes, panels.items(), strict=True):
+    plot_images(images, rows=1, ax=ax).set_title(name, loc="left")
+
+# %% [markdown]
+# Reconstructions keep the identity of most digits. Some of the generated images are clear digits;
+# the others are blends that no hand has written. None is a copy of its nearest training digit, so
+# there is no sign of memorising, which is not a proof. The binary samples look ragged, as the data
+# of section 1 do, because each pixel is drawn on its own.
+
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ## 8 Collapse
+
+# %% tags=["exercise"]
+def my_vae_loss(x, logits, mu, sigma):
+    return ...  # replace this by your code
+
+
+checks.check_vae_loss(my_vae_loss)
+
+# %% [markdown] slideshow={"slide_type": "skip"}
+# <details><summary>Hint 1</summary>
+#
+# Try it on paper: one image with two pixels, then the same image with every pixel doubled. What
+# should the distortion do, and what does `buggy_loss` do?
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# Which axes does `binary_cross_entropy_with_logits` average over when you do not say anything?
+#
+# </details>
+
+# %% tags=["reference"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
+# The course's own version
+def vae_loss(x, logits, mu, sigma):
+    """Distortion + rate in nats per image, averaged over the batch."""
+    distortion = -log_bernoulli(x, logits)  # (n,)
+    return (distortion + gaussian_kl(mu, sigma)).mean()
+
+
+course_vae_loss = vae_loss
+assert checks.check_vae_loss(vae_loss)
+
+# %% tags=["mistake-V10"]
+collapsed = fit_vae(grey_train[:DIAL_DIGITS], x_val, beta=d, **setting)
+for name, m in {f"β = {d} (mean over pixels)": collapsed, "β = 1": dial[1.0]}.items():
+    distortion, rate = (term.mean().item() for term in m.terms(x_test))
+    units_on = int(active_units(m, x_test))
+    print(f"{name:27s} 'loss per pixel' {distortion / d:.3f}, rate {rate:5.2f}, "
+          f"active units {units_on}, ELBO {-distortion - rate:.1f}")  # fmt: skip
+    assert (units_on == 0 and rate < 0.1) if m is collapsed else units_on >= 6, EXPECTED
+
+# %% alt="Two rows of fourteen generated images. Collapsed: the same grey blob each time. Cured: varied images, many of them digits." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
+fig, axes = plt.subplots(2, 1, figsize=(7, 2))
+for ax, (name, m) in zip(axes, {"collapsed": collapsed, "cured": dial[1.0]}.items(), strict=True):
+    drawn = m.sample(14, seed=SEED, means=True)
+    plot_images(drawn, rows=1, ax=ax).set_title(f"{name}: generated (means)", loc="left")
+
+# %% [markdown]
+# The pictures of the collapsed model are all the same blob; those of the cured one vary, and many
+# are digits. But nothing crashed. The first number, the loss per pixel that such a script prints,
+# is small and looks as if something had been learnt. Rate and active units detect the collapse at
+# once. The cure here is the right loss. Collapse can also come with the *right* loss: a powerful
+# decoder does without codes, or the rate wins before the decoder has learnt anything. That is not
+# shown here. What helps then is a warm-up, β raised from 0 to 1 over the first epochs, and a
+# decoder whose bias starts at the pixel frequencies. `fit_vae` has both.
+#
+# ### A dial that nobody sees
+# A related slip is to write down a Bernoulli and to train with a squared error. A squared error is
+# a likelihood too, but another one: up to a constant it is $-\log$ of a Gaussian density. Its sum
+# over pixels belongs to a Gaussian of variance $\frac12$. Scripts that minimise $1000 \cdot
+# \text{MSE} + \text{KL}$, with the mean over $d = 784$ pixels, have fixed that variance at $d /
+# 2000$ without saying so:
+
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ## 9 Where everything is known
+# ### The bound at work: lamps
+# Back to the lamps, where $\log p(x)$ is known. Fit one Gaussian $q$ per row of lamps by gradient
+# ascent on the ELBO, with 64 draws per step; `requires_grad_` marks what is trained. **Predict
+# first:** how close to the exact value can a Gaussian come?
+
+# %%
+LAMPS = 20
+
+
+def lamp_logits(z):
+    """Log-odds that each lamp is on: (...,) -> (..., LAMPS)."""
+    place = torch.linspace(-3, 3, LAMPS, device=z.device, dtype=z.dtype)
+    return 2 - 4 * (z[..., None] - place).square()
+
+
+def log_normal(z):
+    """log N(z; 0, 1) in nats, elementwise."""
+    return -0.5 * (z.square() + math.log(2 * math.pi))
+
+# %% slideshow={"slide_type": "subslide"}
+# Double precision, and so on the CPU: the GPUs of Apple do not have it.
+z_true = torch.randn(32, dtype=torch.double)  # one position per row of lamps
+lamps = binarise(lamp_logits(z_true).sigmoid())  # (32, LAMPS)
+grid = torch.linspace(-6, 6, 4001, dtype=torch.double)
+log_given = log_bernoulli(lamps[:, None], lamp_logits(grid).expand(32, -1, -1))  # (32, grid)
+log_joint = log_given + log_normal(grid)
+log_exact = log_joint.logsumexp(-1) + math.log(12 / 4000)  # (32,), nats
+assert log_exact.shape == (32,) and (log_exact < 0).all()
+
+# %% [markdown]
+# Now brute force. And because a digit has more than one degree of freedom, we also take $k$
+# independent rows of lamps as *one* image with a $k$-dimensional latent. Its exact log likelihood
+# is a sum of $k$ numbers we have. **Predict first:** if 1,000 draws are enough for $k = 1$, how
+# many are as good for $k = 8$?
+
+# %%
+predict("lamps", "about 8,000, eight times as many", "about 64,000, eight times eight", "millions")
+
+# %%
+def brute_force(k, draws):
+    """log of the mean over prior draws of p(x | z), for the first k rows of lamps as one image."""
+    z = torch.randn(draws, k, dtype=torch.double)
+    log_likelihood = log_bernoulli(lamps[:k], lamp_logits(z)).sum(-1)  # (draws,)
+    return (log_likelihood.logsumexp(0) - math.log(draws)).item()
+
+
+rows_of_lamps, budgets = (1, 2, 4, 8, 16), (100, 1000, 10_000)
+truth = [log_exact[:k].sum().item() for k in rows_of_lamps]
+missing = {
+    draws: [
+        log_p - sum(brute_force(k, draws) for _ in range(10)) / 10
+        for k, log_p in zip(rows_of_lamps, truth, strict=True)
+    ]
+    for draws in budgets
+}
+
+# %% alt="Missing nats against the latent dimension for 100, 1,000 and 10,000 draws. All three curves begin near zero at dimension 1 and climb to tens or hundreds of nats at 16." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
+fig, ax = plt.subplots()
+for draws, gap in missing.items():
+    ax.plot(rows_of_lamps, gap, "o-", label=f"{draws:,} draws")
+ax.set(xlabel="latent dimension $k$", xscale="log")
+ax.set_ylabel("missing log likelihood (nats)\nabove 1 logarithmic", fontsize=10)
+ax.set_xticks(rows_of_lamps, labels=rows_of_lamps)
+ax.set_yscale("symlog", linthresh=1)
+ax.set_ylim(-1, 600)
+_ = ax.legend()
+
+# %%
+print(f"k = 1: {abs(missing[10_000][0]):.2f} nats missing with 10,000 draws; k = 16: "
+      f"{missing[10_000][-1]:.0f}")  # fmt: skip
+assert abs(missing[10_000][0]) < 0.1
+
+# %% [markdown]
+# How many draws would do? The relative variance of an average of $S$ draws is $(m - 1)/S$, where
+# $m$ is the mean of the squared likelihood over the square of its mean. On the grid, $m$ is exact
+# for one row of lamps; for $k$ independent rows these numbers are multiplied.
+
+# %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
+log_square = (log_given + log_joint).logsumexp(-1) + math.log(12 / 4000) - 2 * log_exact  # log m
+needed = 1000 * (log_square[:8].sum().exp() - 1) / (log_square[0].exp() - 1)
+why = f"These lamps need {needed / 1e6:,.0f} million: a draw must explain all eight rows at once. "
+answer("lamps", "millions", why + "If one row needs $c$ draws, eight need some $c^8$.")
+assert needed > 1e6 and missing[10_000][-1] > 10 and missing[100][-1] > missing[10_000][-1]
+
+# %% [markdown] slideshow={"slide_type": "subslide"}
+# In one dimension brute force is fine. In sixteen it misses tens of nats or more, and a hundredfold
+# more draws are no cure. Almost every draw from the prior says "these lamps are
+# impossible"; the few $z$ that explain the image fill a share of the prior that shrinks
+# exponentially with $k$. The estimate needs draws from where the integrand lives: from the
+# **posterior** $p_\theta(z \mid x)$, which we do not have.
+#
+# Note the sign, too. The missing nats are never gained elsewhere: the logarithm of an unbiased
+# estimate is too small on average (Jensen's inequality). That is the seed of a *lower bound*.
+
+# %%
+predict("gaussian lamps", "within 0.05 nats", "about half a nat", "several nats")
+
+# %%
+location = grid[log_joint.argmax(-1)][:, None].clone().requires_grad_()  # (32, 1)
+log_scale = torch.full_like(location, -2.0).requires_grad_()
+adam = torch.optim.Adam([location, log_scale], 0.02)
+for _ in (shown := bar(range(300))):
+    z = location + log_scale.exp() * torch.randn(32, 64, dtype=torch.double)
+    distortion = -log_bernoulli(lamps[:, None], lamp_logits(z)).mean(-1)
+    loss = (distortion + gaussian_kl(location, log_scale.exp())).sum()
+    descend(adam, loss)
+    shown.set_postfix(loss=f"{loss.item() / 32:.2f}", refresh=False)
+
+# %%
+with torch.no_grad():
+    log_q = dist.Normal(location, log_scale.exp()).log_prob(grid)  # (32, grid)
+    elbo_lamps = (log_q.exp() * (log_joint - log_q)).sum(-1) * 12 / 4000  # (32,), no Monte Carlo
+gap = log_exact - elbo_lamps  # this is KL(q || posterior)
+print(f"mean gap {gap.mean().item():.4f} nats, largest {gap.max().item():.4f}")
+assert gap.min() > -1e-6
+
+# %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
+answer(
+    "gaussian lamps",
+    "within 0.05 nats",
+    "The posterior of a position is nearly Gaussian, and the gap measures just that.",
+)
+assert gap.mean() < 0.05
+
+# %% alt="Thirty-two dots on a logarithmic scale: the gap between log likelihood and ELBO of each row of lamps is positive and mostly below a hundredth of a nat." jupyter={"source_hidden": true}
+fig, ax = plt.subplots(figsize=(5, 3.5))
+ax.semilogy(log_exact, gap.clamp(min=1e-6), "o")
+_ = ax.set(xlabel="exact log p(x) (nats)", ylabel="log p(x) − ELBO (nats)")
+
+# %% [markdown]
+# Each dot is one row of lamps. No gap is negative: the ELBO is a bound, and here a tight one. The
+# gap is $\text{KL}(q \| p(z \mid x))$ and nothing else, so it tells us how Gaussian the posterior
+# is. Here we could compute the expectation over $q$ on the grid, without noise. With an image and
+# sixteen latents we cannot; then the ELBO is itself a Monte Carlo estimate, but one with *small*
+# variance, because $q$ looks where the integrand lives.
+
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ## 10 Another likelihood
+
+# %% [markdown] slideshow={"slide_type": "subslide"}
+# ### A linear VAE
+# **Question:** with an encoder network and noisy gradients, does the ELBO really reach the log
+# likelihood? There is one VAE for which we can check: the *linear* one. Let
+#
+# $$ z \sim N(0, I), \qquad x \mid z \sim N(W z + m, \ s^2 I), \qquad
+# q(z \mid x) = N\big(V (x - m),\ \text{diag}(z_\sigma^2)\big). $$
+#
+# Here $W$ is $(d, k)$, $V$ is $(k, d)$, $m$ is the mean of the data, and $s$ is the standard
+# deviation of the noise (in sections 5 and 6; elsewhere $s$ numbers draws).
+#
+# This model is **probabilistic principal component analysis** (Tipping and Bishop 1999). The
+# marginal is Gaussian, $x \sim N(m, W W^\top + s^2 I)$. So is the posterior, which you will derive.
+# Even the maximum of the likelihood is known, from the eigenvalues $\lambda_1 \ge \lambda_2 \ge
+# \dots$ of the data's covariance matrix. With $k$ components kept, $s^2$ is the mean of the others
+# and
+#
+# $$ \max \tfrac1n \log p = -\tfrac12 \Big( d \log 2\pi + \sum_{i \le k} \log \lambda_i +
+# (d - k) \log s^2 + d \Big). $$
+#
+# The data: grey digits shrunk to 7 × 7 pixels, $d = 49$, and $k = 2$. Their likelihood is Gaussian,
+# so grey values are allowed here. (They are a poor fit all the same: a Gaussian puts mass below 0
+# and above 1. The point of this section is the bound, not the model.) The numbers are log
+# *densities*, and so may be positive.
+
+# %% tags=["nbval-check-output"]
+small = F.avg_pool2d(grey_train.view(-1, 1, 28, 28), 4).flatten(1)  # (n, 49)
+small = small - small.mean(0)  # m = 0 from here on
+on_cpu = small.cpu().double()
+eigenvalues = torch.linalg.eigvalsh(on_cpu.T @ on_cpu / n).flip(0)  # (49,)
+noise = eigenvalues[2:].mean()  # s^2 at the optimum
+best = (
+    -0.5 * (49 * math.log(2 * math.pi) + eigenvalues[:2].log().sum() + 47 * noise.log() + 49).item()
+)
+print(f"best possible mean log density: {best:.3f} nats per digit")
+
+# %% [markdown] slideshow={"slide_type": "subslide"}
+# The linear VAE has four parameters: $W$, $V$, $\log s$ and $\log z_\sigma$. Its loss uses one draw
+# of $z$ per digit, like any VAE. To judge it we can do better: here the expectation over $q$ has a
+# closed form, because $E_q \|x - Wz\|^2 = \|x - W z_\mu\|^2 + \sum_{ji} W_{ji}^2 z_{\sigma,i}^2$.
+# **Predict first:** nobody tells the encoder what the exact posterior is. Will it find it?
+
+# %%
+predict("linear", "yes, mean and width", "the mean, but too narrow a width", "neither")
+
+# %%
+def linear_elbo(x, w, v, log_s, log_sigma):
+    """ELBO of the linear VAE with one draw of z per datum: (n, d) -> (n,), nats."""
+    mu, sigma = x @ v.T, log_sigma.exp().expand(len(x), -1)  # (n, k)
+    z = mu + sigma * torch.randn_like(mu)
+    log_likelihood = dist.Normal(z @ w.T, log_s.exp()).log_prob(x).sum(-1)
+    return log_likelihood - gaussian_kl(mu, sigma)
+
+
+def linear_elbo_exact(x, w, v, log_s, log_sigma):
+    """The same with the expectation over z in closed form: (n, d) -> (n,), nats."""
+    mu, sigma = x @ v.T, log_sigma.exp().expand(len(x), -1)  # (n, k)
+    square = (x - mu @ w.T).square().sum(-1) + (w * log_sigma.exp()).square().sum()  # (n,)
+    log_norm = 0.5 * x.shape[1] * (math.log(2 * math.pi) + 2 * log_s)
+    return -0.5 * square / (2 * log_s).exp() - log_norm - gaussian_kl(mu, sigma)
+
+
+def exact_log_likelihood(x, w, log_s):
+    """log N(x; 0, W W^T + s^2 I): (n, d) -> (n,), nats."""
+    covariance = w @ w.T + (2 * log_s).exp() * torch.eye(len(w), device=w.device)
+    return dist.MultivariateNormal(torch.zeros_like(x[0]), covariance).log_prob(x)
+
+# %% slideshow={"slide_type": "subslide"}
+w, v = 0.1 * torch.randn(49, 2, device=device), 0.1 * torch.randn(2, 49, device=device)
+linear = [w, v, torch.tensor(-1.0, device=device), torch.zeros(2, device=device)]
+w, v, log_s, log_sigma = linear = [part.requires_grad_() for part in linear]
+adam = torch.optim.Adam(linear, fused=True)
+schedule = torch.optim.lr_scheduler.OneCycleLR(adam, 0.01, total_steps=LINEAR_STEPS)
+curve = {"ELBO": [], "exact log likelihood of this model": []}
+shown = bar(minibatches(small, 500, LINEAR_STEPS), total=LINEAR_STEPS)
+for step, x in enumerate(shown, 1):
+    descend(adam, -linear_elbo(x, *linear).mean())
+    schedule.step()
+    if step % 50 == 0:
+        with torch.no_grad():
+            reached = linear_elbo_exact(small, *linear).mean().item()
+            exact = exact_log_likelihood(small, w, log_s).mean().item()
+        for values, value in zip(curve.values(), (reached, exact), strict=True):
+            values.append(value)
+        shown.set_postfix(loss=f"{-reached:.2f}", refresh=False)
+
+# %%
+with torch.no_grad():
+    reached = linear_elbo_exact(small, *linear).mean().item()
+    exact = exact_log_likelihood(small, w, log_s).mean().item()
+print(f"ELBO {reached:.4f} <= log likelihood {exact:.4f} <= best {best:.4f} nats")
+assert reached <= exact + 1e-3 and exact <= best + 1e-3
+assert best - reached < 0.05, EXPECTED
+
+# %% [markdown] slideshow={"slide_type": "subslide"}
+# The ELBO is within 0.05 nats per digit of the exact log likelihood, *and* of the best that any
+# probabilistic PCA can reach. And the posterior? To compare, we need the exact one.
+#
+# ### Exercise 2: the exact posterior (20 minutes)
+# Derive $p(z \mid x)$ of the linear model, and code it. Data `x` `(n, d)` has $m = 0$, `w` is
+# `(d, k)`, the noise's standard deviation `s` is a float. Return two tensors: the means `(n, k)`,
+# and the covariance `(k, k)`, which is the same for all rows.
+
+# %% tags=["exercise"]
+def my_ppca_posterior(x, w, s):
+    return ...  # replace this by your code: mean, covariance
+
+
+checks.check_ppca_posterior(my_ppca_posterior)
+
+# %% [markdown] slideshow={"slide_type": "skip"}
+# <details><summary>Hint 1</summary>
+#
+# The log posterior is a quadratic in $z$: collect the terms of $-\frac{1}{2s^2}\|x - Wz\|^2 -
+# \frac12\|z\|^2$. Where is its maximum, and what is its curvature?
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# The covariance is the inverse of the curvature, with a minus sign. `torch.linalg.inv` and
+# `torch.linalg.solve` invert; your data are *rows*.
+#
+# </details>
+
+# %% tags=["reference"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
+# The course's own version
+def course_ppca_posterior(x, w, s):
+    big_m = w.T @ w + s**2 * torch.eye(w.shape[1], dtype=w.dtype)
+    mean = x @ torch.linalg.solve(big_m, w.T).T
+    return mean, s**2 * torch.linalg.inv(big_m)
+
+
+assert checks.check_ppca_posterior(course_ppca_posterior)
+
+# %% [markdown] slideshow={"slide_type": "subslide"}
+# Now compare $q(z \mid x)$ with it: yours, if it has passed.
+
+# %%
+passed = checks.check_ppca_posterior(my_ppca_posterior)
+posterior = my_ppca_posterior if passed else course_ppca_posterior
+found = posterior(small.cpu(), w.detach().cpu(), log_s.exp().item())
+exact_mean, covariance = (torch.as_tensor(part).float() for part in found)
+guide_mean, guide_sd = (small @ v.T).detach().cpu(), log_sigma.detach().exp().cpu()
+mean_error = (guide_mean - exact_mean).square().mean().sqrt().item()
+exact_sd = covariance.diagonal().sqrt()
+print("standard deviations: guide", guide_sd.numpy().round(3))
+print("                     exact", exact_sd.numpy().round(3))
+
+# %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
+answer(
+    "linear",
+    "yes, mean and width",
+    "The ELBO is largest where $q$ is the exact posterior, if $q$ can be that.",
+)
+assert mean_error < 0.1, EXPECTED
+assert (guide_sd / exact_sd - 1).abs().max() < 0.1, EXPECTED
+
+# %% alt="Left: ELBO and exact log likelihood climb together to a dashed line, the best possible. Right: ellipses of the exact posterior and of the guide for eight digits lie on top of each other." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
+fig, axes = plt.subplots(1, 2, figsize=(10, 4))
+plot_loss(curve, xlabel="step / 50", ylabel="nats per digit", floor=best, ax=axes[0])
+axes[0].set_ylim(best - 8, best + 1)
+turn = torch.linspace(0, 2 * math.pi, 60)
+circle = torch.stack([turn.cos(), turn.sin()], -1)  # one standard deviation
+for row in range(8):
+    true = exact_mean[row] + circle @ torch.linalg.cholesky(covariance).T
+    ours = guide_mean[row] + circle * guide_sd
+    axes[1].plot(*true.T, color=PALETTE["orange"], label="exact posterior" if row == 0 else None)
+    axes[1].plot(*ours.T, "--", color=PALETTE["blue"], label="guide" if row == 0 else None)
+axes[1].set(xlabel="$z_1$", ylabel="$z_2$", aspect="equal", title="eight digits, 1 sd")
+_ = axes[1].legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
+
+# %% [markdown]
+# Left: both curves climb to the dashed optimum, the ELBO from below. Right: guide and exact
+# posterior of eight digits. The encoder even turned the axes of $z$ so that the exact posterior
+# became diagonal, because only then can a diagonal $q$ be exact (Lucas et al. 2019).
+
+# %% tags=["nbval-check-output", "mistake-V2"]
+rebuilt, variance = 0.9 * grey_test[:50] + 0.05, d / 2000
+loss = 1000 * (grey_test[:50] - rebuilt).square().mean(-1)  # (50,)
+log_density = dist.Normal(rebuilt, variance**0.5).log_prob(grey_test[:50]).sum(-1)
+left_out = 0.5 * d * math.log(2 * math.pi * variance)
+print(f"variance {variance:.3f}; constant left out of the loss: {left_out:.1f} nats per image")
+assert torch.allclose(loss + left_out, -log_density, rtol=1e-4)
+
+# %% [markdown] slideshow={"slide_type": "subslide"}
+# The loss and the stated likelihood must belong together. Only then is the number an ELBO.
+#
+# ### Exercise 9: grey pixels done right (30 minutes)
+# A density on grey pixels is possible: the **continuous Bernoulli** (Loaiza-Ganem and Cunningham
+# 2019), $p(x \mid \lambda) = C(\lambda)\, \lambda^x (1 - \lambda)^{1-x}$ for $x$ in $[0, 1]$. The
+# constant $C(\lambda)$ makes its integral 1; find it.
+#
+# Write its log density in PyTorch, for grey `x` and `logits` $= \log\frac{\lambda}{1-\lambda}$,
+# both `(n, d)`, summed over pixels: `(n,)`, nats. Networks train in 32 bits and meet logits of 0
+# and of ±100: the values must be right there, too, and so must the gradients.
+
+# %% tags=["exercise"]
+def my_continuous_bernoulli(x, logits):
+    return ...  # replace this by your code
+
+
+checks.check_continuous_bernoulli(my_continuous_bernoulli)
+
+# %% [markdown] slideshow={"slide_type": "skip"}
+# <details><summary>Hint 1</summary>
+#
+# With the logit $l$, the density is proportional to $e^{l x}$ on $[0, 1]$. Integrate that.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# Near $l = 0$ the integral is $0/0$: what are the first two terms of its series? For large $|l|$,
+# take what overflows out of the logarithm. `torch.expm1` loses no digits.
+#
+# </details>
+# <details><summary>Hint 3</summary>
+#
+# `torch.where` computes both branches, and their gradients. So give the branch that is not chosen
+# a harmless number, *before* it computes.
+#
+# </details>
+
+# %% tags=["solution"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
+# Solution
+def solution_continuous_bernoulli(x, logits):
+    small = logits.abs() < 1e-3
+    safe = torch.where(small, torch.ones_like(logits), logits)
+    size = safe.abs()  # log((e^l - 1) / l) = max(l, 0) + log((1 - e^-|l|) / |l|)
+    large = safe.clamp(min=0) + ((-size).expm1().neg() / size).log()
+    log_integral = torch.where(small, logits / 2, large)
+    return (logits * x - log_integral).sum(-1)
+
+
+assert checks.check_continuous_bernoulli(solution_continuous_bernoulli)
+
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ## 11 How a gradient passes a draw
+# The ELBO is an expectation over $q_\phi$, and we need its gradient with respect to $\phi$, the
+# parameters of the distribution that we draw from. **Question:** how does a gradient get past a
+# random draw? There are two answers.
+#
+# *Score function* (REINFORCE): keep the draw fixed and move its log probability,
+#
+# $$ \nabla_\mu E_q[f(z)] = E_q\big[f(z)\, \nabla_\mu \log q(z)\big] =
+# E_q\Big[f(z)\, \frac{z - \mu}{\sigma^2}\Big] . $$
+#
+# *Reparametrisation*: write the draw as a deterministic function of noise that has no parameters,
+#
+# $$ z = z_\mu + z_\sigma\, \varepsilon, \quad \varepsilon \sim N(0, I) \qquad\Rightarrow\qquad
+# \nabla_\mu E_q[f(z)] = E_\varepsilon\big[\nabla_z f(z)\big]. $$
+#
+# Both are unbiased. The first uses only the *value* of $f$, the second its *slope*.
+#
+# The linear VAE gives a test bench with a known answer. Take one digit, its guide, and $f(z) = \log
+# p(x \mid z)$; then $\nabla_\mu E_q[f] = W^\top(x - W\mu)/s^2$ exactly. The score function is also
+# given its usual crutch, a *baseline*: subtracting a constant from $f$ leaves the expectation alone
+# and calms the noise. (Our constant is the mean of the same draws. It is not quite one: it makes
+# the gradient too small by a factor of $1 - 1/S$, which nobody sees with thousands of draws. The
+# mean of the *other* draws would be unbiased.)
+#
+# **Predict first:** how many draws of the first, without a baseline, are worth one draw of the
+# second?
+
+# %%
+predict("draws", "one: both are unbiased", "about five", "more than twenty")
+
+# %%
+def gradients(x, w, s, mu, sigma, draws):
+    """Single-draw estimates of the gradient for mu of E[log p(x | z)], each (draws, k)."""
+    z = mu + sigma * torch.randn(draws, len(mu), device=mu.device)
+    f = dist.Normal(z @ w.T, s).log_prob(x).sum(-1, keepdim=True)  # (draws, 1)
+    score = (z - mu) / sigma**2
+    return {
+        "score function": f * score,
+        "score function, baseline": (f - f.mean()) * score,
+        "reparametrised": (x - z @ w.T) @ w / s**2,
+    }
+
+# %% slideshow={"slide_type": "subslide"}
+w_fit, s_fit = w.detach(), log_s.detach().exp()
+mu, sigma = guide_mean[0].to(device), guide_sd.to(device)
+estimates = gradients(small[0], w_fit, s_fit, mu, sigma, 20_000)
+exact_gradient = w_fit.T @ (small[0] - w_fit @ mu) / s_fit**2
+spread = {}
+for name, values in estimates.items():
+    mean, error = mean_and_error(values)
+    assert ((mean - exact_gradient).abs() < 6 * error + 1e-3).all(), name  # unbiased
+    spread[name] = values.std(0).norm().item()
+    print(f"{name:26s} standard deviation of one draw {spread[name]:8.1f}")
+
+# %% alt="Standard deviation of the mean gradient against the number of draws, both logarithmic: three parallel falling lines; the score function far above, with baseline lower, reparametrised lowest; dots lie on the lines." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
+sizes = torch.tensor([1, 10, 100, 1000])
+fig, ax = plt.subplots()
+for name, values in estimates.items():
+    means = [values.view(-1, size, 2).mean(1) for size in sizes]  # disjoint groups of draws
+    measured = torch.stack([mean.std(0).norm() for mean in means]).cpu()
+    (line,) = ax.loglog(sizes, spread[name] / sizes.sqrt(), label=name)
+    ax.loglog(sizes, measured, "o", color=line.get_color())
+    relative = measured * sizes.sqrt() / spread[name]
+    assert ((0.5 < relative) & (relative < 2)).all(), name
+ax.set(xlabel="draws $S$", ylabel="standard deviation of the mean gradient")
+_ = ax.legend()
+
+# %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
+ratio = (spread["score function"] / spread["reparametrised"]) ** 2
+ratio_baseline = (spread["score function, baseline"] / spread["reparametrised"]) ** 2
+answer(
+    "draws",
+    "more than twenty",
+    f"Here {ratio:.0f}. With the baseline it is {ratio_baseline:.1f}, which is the fair number.",
+)
+assert ratio > 20 and ratio_baseline > 1, EXPECTED
+
+# %% [markdown] slideshow={"slide_type": "subslide"}
+# The dots are measured: the standard deviation of means over separate groups of $S$ draws. The
+# lines are theory, $1/\sqrt{S}$ times the spread of one draw, and the dots follow them. All three
+# estimators also pass the test of the exact gradient. The distance between the lines is the price
+# of ignoring the slope. The number without a baseline means little: it changes if grey values are
+# counted from 0 to 255, which adds a constant to $f$. This is a friendly case, with $k = 2$. For
+# discrete $z$, where there is no slope, the score function remains useful.
+
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ## 12 A sharper bound
+# Two latent dimensions are for looking. For quality we take 32, and a function that can be copied
+# into other work. It needs the networks of section 7 and the scores that we now define: `elbo`, its
+# two parts in `terms`, and a sharper bound.
+#
+# ### A bound that can be tightened
+# The ELBO is not the log likelihood. How far below is it? Importance sampling tells. With $K$ draws
+# $z_s \sim q_\phi(z \mid x)$,
+#
+# $$ L_K = E\Big[\log \frac1K \sum_{s=1}^{K} w_s \Big], \qquad
+# w_s = \frac{p_\theta(x \mid z_s)\, p(z_s)}{q_\phi(z_s \mid x)} . $$
+#
+# Here $K$ counts draws (Burda et al. 2016 write $k$); the latent dimension is the small $k$. $L_1$
+# is the ELBO. On average every further draw raises the bound, and $L_K \to \log p_\theta(x)$. This
+# is the brute force of section 3 with draws from the right place.
+#
+# Why a bound? Each weight has the mean $E_q[w_s] = \int p(x \mid z)\, p(z)\, dz = p(x)$, so by
+# Jensen's inequality $L_K = E[\log \text{average}] \le \log E[\text{average}] = \log p(x)$. An
+# average of more weights fluctuates less, which closes the gap. When all weights are equal, $q$
+# *is* the posterior, and one draw gives the exact answer. So the distance between $L_1$ and
+# $L_{500}$ is at most the distance $\text{KL}(q(z) \| p(z \mid x))$ of $q$ from the posterior. How
+# much of it is still missing, 500 draws cannot tell.
+#
+# ### Exercise 7: write the importance-weighted bound (15 minutes)
+# Write $L_K$ for a VAE, images `x` `(n, d)` and `draws` $= K$: one estimate per image, `(n,)`, in
+# nats. You have `vae.posterior`, `vae.decoder` and `log_bernoulli(x, logits)`, which takes logits
+# `(draws, n, d)`, too. With 784 pixels, $\log p(x \mid z)$ can be −1,000: that must not break it.
+# The check knows the limits: the ELBO for $K = 1$, and the exact $\log p(x)$ of a small VAE for
+# large $K$.
+
+# %% tags=["exercise"]
+def my_bound(vae, x, draws):
+    return ...  # replace this by your code
+
+
+checks.check_importance_bound(my_bound)
+
+# %% [markdown] slideshow={"slide_type": "skip"}
+# <details><summary>Hint 1</summary>
+#
+# `q = dist.Normal(mu, sigma)` has `q.sample((draws,))`, of shape `(draws, n, k)`, and
+# `q.log_prob(z)`. Add up log densities to $\log w_s$, one number per draw and image.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# $\exp(-1000)$ is 0 for a computer. Section 3 took such sums in logarithms.
+#
+# </details>
+# <details><summary>Hint 3</summary>
+#
+# It is a *mean* of $K$ weights. With one draw the result must be the logarithm of the one weight.
+#
+# </details>
+
+# %% tags=["reference"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
+# The course's own version
+def importance_bound(vae, x, draws):
+    """log mean weight over draws of q: (n, d) -> (n,), nats."""
+    mu, sigma = vae.posterior(x)
+    eps = torch.randn(draws, *mu.shape, device=x.device, dtype=x.dtype)
+    z = mu + sigma * eps  # (draws, n, k)
+    log_prior_over_q = 0.5 * (eps.square() - z.square()).sum(-1) + sigma.log().sum(-1)
+    log_weight = log_bernoulli(x, vae.decoder(z)) + log_prior_over_q  # log 2 pi cancels
+    return log_weight.logsumexp(0) - math.log(draws)
+
+
+course_bound = importance_bound
+assert checks.check_importance_bound(importance_bound)
 
 # %%
 bounds[500] = vae.bound(x_test, 500).mean().item()
@@ -1572,7 +1661,6 @@ for _ in (shown := bar(range(200))):
     descend(adam, loss)
     shown.set_postfix(loss=f"{loss.item() / len(few):.1f}", refresh=False)
 
-
 # %%
 @torch.no_grad()
 def elbo_of(mu, sigma, x, draws=50):
@@ -1596,6 +1684,9 @@ assert total / 2 < gain < total, EXPECTED
 # diagnosis: a better encoder, or a few gradient steps per image when a single image matters. With
 # this decoder, a more flexible $q$ could close what is left.
 
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ## 13 Which latents work?
+
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ### Which latents work?
 # A latent that the encoder ignores has the same mean for every image. Burda et al. call a latent
@@ -1605,14 +1696,12 @@ assert total / 2 < gain < total, EXPECTED
 # ### Exercise 8: count the active units (5 minutes)
 # Return how many latents of a VAE are active, judged by images `x` `(n, d)`.
 
-
 # %% tags=["exercise"]
 def my_active_units(vae, x):
     return ...  # replace this by your code
 
 
 checks.check_active_units(my_active_units)
-
 
 # %% [markdown] slideshow={"slide_type": "skip"}
 # <details><summary>Hint 1</summary>
@@ -1625,7 +1714,6 @@ checks.check_active_units(my_active_units)
 # A comparison gives truth values, and these can be summed.
 #
 # </details>
-
 
 # %% tags=["reference"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # The course's own version
@@ -1646,44 +1734,20 @@ active = int(active_units(vae, x_test))
 print(f"{active} of {LATENT} latents are active")
 assert 12 <= active < LATENT, EXPECTED
 
-# %% [markdown] slideshow={"slide_type": "subslide"}
-# The other latents are switched off: for every image $q(z_i \mid x)$ is nearly the prior, which
-# costs no rate and tells the decoder nothing. How many are left depends on $k$ and on how long one
-# trains.
-#
-# ### Look at the images
-# Three kinds of pictures are easily confused, and often are: the **mean** of the pixels given a
-# code, a binary **sample** of the pixels, and a **reconstruction**, which has seen the image it
-# shows. Only what starts from $z \sim p(z)$ is generated.
-
-# %%
-with torch.no_grad():
-    mu, sigma = vae.posterior(x_test[:14])
-    rebuilt = vae.decoder(mu + sigma * torch.randn_like(mu)).sigmoid()
-means, samples = vae.sample(14, seed=SEED, means=True), vae.sample(14, seed=SEED)
-distance, nearest = torch.cdist(means, grey_train).min(-1)  # both (14,)
-assert distance.min() > 1, EXPECTED  # not a copy; pixels lie between 0 and 1
-panels = {
-    "test digits": x_test[:14],
-    "their reconstructions (means)": rebuilt,
-    "generated, z from the prior (means)": means,
-    "the same z (binary samples)": samples,
-    "training digits nearest to the generated means": grey_train[nearest],
-}
-
-# %% alt="Five rows of fourteen images: test digits; their reconstructions, a little blurred; generated digits, some clear, some blends; ragged binary samples of the same; and the nearest training digits, which differ." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
-fig, axes = plt.subplots(5, 1, figsize=(7, 4.9))
-for ax, (name, images) in zip(axes, panels.items(), strict=True):
-    plot_images(images, rows=1, ax=ax).set_title(name, loc="left")
-
-# %% [markdown]
-# Reconstructions keep the identity of most digits. Some of the generated images are clear digits;
-# the others are blends that no hand has written. None is a copy of its nearest training digit, so
-# there is no sign of memorising, which is not a proof. The binary samples look ragged, as the data
-# of section 1 do, because each pixel is drawn on its own.
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ## 14 Why samples are worse than reconstructions
+# To be written.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 10 The dial β
+# ## 15 Half a digit
+# To be written.
+
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ## 16 Honest uncertainty
+# To be written.
+
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ## 17 The dial β
 # Let us weigh the rate: loss $= \text{distortion} + \beta \cdot \text{rate}$. With a small $\beta$
 # codes may cost more, and reconstructions get better. With a large one codes get cheaper (Higgins
 # et al. 2017; Alemi et al. 2018). To keep it short, each β gets a smaller network, 4,000 digits and
@@ -1755,101 +1819,8 @@ assert units[DIAL[-1]] < units[1.0], EXPECTED
 # image, the rate is 0, and the decoder draws the average digit. The bug of Exercise 5 does this. A
 # mean over 784 pixels with a sum over latents is nothing but $\beta = 784$.
 
-# %% tags=["mistake-V10"]
-collapsed = fit_vae(grey_train[:DIAL_DIGITS], x_val, beta=d, **setting)
-for name, m in {f"β = {d} (mean over pixels)": collapsed, "β = 1": dial[1.0]}.items():
-    distortion, rate = (term.mean().item() for term in m.terms(x_test))
-    units_on = int(active_units(m, x_test))
-    print(f"{name:27s} 'loss per pixel' {distortion / d:.3f}, rate {rate:5.2f}, "
-          f"active units {units_on}, ELBO {-distortion - rate:.1f}")  # fmt: skip
-    assert (units_on == 0 and rate < 0.1) if m is collapsed else units_on >= 6, EXPECTED
-
-# %% alt="Two rows of fourteen generated images. Collapsed: the same grey blob each time. Cured: varied images, many of them digits." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
-fig, axes = plt.subplots(2, 1, figsize=(7, 2))
-for ax, (name, m) in zip(axes, {"collapsed": collapsed, "cured": dial[1.0]}.items(), strict=True):
-    drawn = m.sample(14, seed=SEED, means=True)
-    plot_images(drawn, rows=1, ax=ax).set_title(f"{name}: generated (means)", loc="left")
-
-# %% [markdown]
-# The pictures of the collapsed model are all the same blob; those of the cured one vary, and many
-# are digits. But nothing crashed. The first number, the loss per pixel that such a script prints,
-# is small and looks as if something had been learnt. Rate and active units detect the collapse at
-# once. The cure here is the right loss. Collapse can also come with the *right* loss: a powerful
-# decoder does without codes, or the rate wins before the decoder has learnt anything. That is not
-# shown here. What helps then is a warm-up, β raised from 0 to 1 over the first epochs, and a
-# decoder whose bias starts at the pixel frequencies. `fit_vae` has both.
-#
-# ### A dial that nobody sees
-# A related slip is to write down a Bernoulli and to train with a squared error. A squared error is
-# a likelihood too, but another one: up to a constant it is $-\log$ of a Gaussian density. Its sum
-# over pixels belongs to a Gaussian of variance $\frac12$. Scripts that minimise $1000 \cdot
-# \text{MSE} + \text{KL}$, with the mean over $d = 784$ pixels, have fixed that variance at $d /
-# 2000$ without saying so:
-
-# %% tags=["nbval-check-output", "mistake-V2"]
-rebuilt, variance = 0.9 * grey_test[:50] + 0.05, d / 2000
-loss = 1000 * (grey_test[:50] - rebuilt).square().mean(-1)  # (50,)
-log_density = dist.Normal(rebuilt, variance**0.5).log_prob(grey_test[:50]).sum(-1)
-left_out = 0.5 * d * math.log(2 * math.pi * variance)
-print(f"variance {variance:.3f}; constant left out of the loss: {left_out:.1f} nats per image")
-assert torch.allclose(loss + left_out, -log_density, rtol=1e-4)
-
-# %% [markdown] slideshow={"slide_type": "subslide"}
-# The loss and the stated likelihood must belong together. Only then is the number an ELBO.
-#
-# ### Exercise 9: grey pixels done right (30 minutes)
-# A density on grey pixels is possible: the **continuous Bernoulli** (Loaiza-Ganem and Cunningham
-# 2019), $p(x \mid \lambda) = C(\lambda)\, \lambda^x (1 - \lambda)^{1-x}$ for $x$ in $[0, 1]$. The
-# constant $C(\lambda)$ makes its integral 1; find it.
-#
-# Write its log density in PyTorch, for grey `x` and `logits` $= \log\frac{\lambda}{1-\lambda}$,
-# both `(n, d)`, summed over pixels: `(n,)`, nats. Networks train in 32 bits and meet logits of 0
-# and of ±100: the values must be right there, too, and so must the gradients.
-
-
-# %% tags=["exercise"]
-def my_continuous_bernoulli(x, logits):
-    return ...  # replace this by your code
-
-
-checks.check_continuous_bernoulli(my_continuous_bernoulli)
-
-
-# %% [markdown] slideshow={"slide_type": "skip"}
-# <details><summary>Hint 1</summary>
-#
-# With the logit $l$, the density is proportional to $e^{l x}$ on $[0, 1]$. Integrate that.
-#
-# </details>
-# <details><summary>Hint 2</summary>
-#
-# Near $l = 0$ the integral is $0/0$: what are the first two terms of its series? For large $|l|$,
-# take what overflows out of the logarithm. `torch.expm1` loses no digits.
-#
-# </details>
-# <details><summary>Hint 3</summary>
-#
-# `torch.where` computes both branches, and their gradients. So give the branch that is not chosen
-# a harmless number, *before* it computes.
-#
-# </details>
-
-
-# %% tags=["solution"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
-# Solution
-def solution_continuous_bernoulli(x, logits):
-    small = logits.abs() < 1e-3
-    safe = torch.where(small, torch.ones_like(logits), logits)
-    size = safe.abs()  # log((e^l - 1) / l) = max(l, 0) + log((1 - e^-|l|) / |l|)
-    large = safe.clamp(min=0) + ((-size).expm1().neg() / size).log()
-    log_integral = torch.where(small, logits / 2, large)
-    return (logits * x - log_integral).sum(-1)
-
-
-assert checks.check_continuous_bernoulli(solution_continuous_bernoulli)
-
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 11 Partially labelled
+# ## 18 Partially labelled
 # **Question:** 16,000 images, but only 100 labels. Does it help to have learnt from the other
 # images? Train the same linear classifier on the same 100 digits, ten of each kind, with three
 # kinds of input: the pixels, the 32 posterior means (the codes), and the last hidden layer of the
@@ -1929,7 +1900,7 @@ assert gains["hidden layer"] > 0 and gains["codes"] < gains["hidden layer"], EXP
 # sometimes observed (Kingma et al. 2014).
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 12 A warning
+# ## 19 A warning
 # A model of $p(x)$ seems to be a perfect alarm: what is unlikely is strange. Spoil the test digits
 # in three ways: exchange black and white, shuffle the pixels, erase the lower half. **Predict
 # first:** in which case does the ELBO hardly tell them from real digits?
@@ -1956,7 +1927,6 @@ for place, values in enumerate(scores.values()):
 ax.set_xscale("symlog", linthresh=100)
 ax.set(xlabel="ELBO (nats, logarithmic)", yticks=range(4), yticklabels=list(scores), xlim=(-2e4, 0))
 _ = ax.set_title("to the right: 'more likely than digits'")
-
 
 # %% slideshow={"slide_type": "subslide"}
 def alarm_rate(strange_scores, digit_scores):
@@ -2014,7 +1984,7 @@ assert rate_ones < 0.3, EXPECTED
 # without a test on strange data of the kind you fear.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 13 What you saw
+# ## 20 What you saw
 
 # %% jupyter={"source_hidden": true}
 display(
