@@ -70,7 +70,7 @@ def test_rate_is_the_divergence_from_the_standard_normal():
 @pytest.mark.mistake("V7")
 def test_evidence_sums_to_one_over_all_images(small_vae, all_rows):
     assert log_evidence(small_vae, all_rows).exp().sum().item() == pytest.approx(1, abs=1e-4)
-    assert small_vae.bound(all_rows, 5000).exp().sum().item() == pytest.approx(1, abs=0.01)
+    assert nb.bound(small_vae, all_rows, 5000).exp().sum().item() == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.mistake("V8")
@@ -78,7 +78,7 @@ def test_bounds_climb_to_the_exact_log_likelihood(small_vae, all_rows):
     seeds, exact = range(200), log_evidence(small_vae, all_rows).mean()
     elbo = sum(small_vae.elbo(all_rows, seed).mean() for seed in seeds) / 200
     one, five, fifty = (
-        sum(small_vae.bound(all_rows, draws, seed).mean() for seed in seeds) / 200
+        sum(nb.bound(small_vae, all_rows, draws, seed).mean() for seed in seeds) / 200
         for draws in (1, 5, 50)
     )
     assert abs(elbo - one) < 0.05  # both estimate the same bound
@@ -161,7 +161,7 @@ def test_a_fit_takes_other_sizes_and_types_and_constant_pixels(n, dtype):
     x = torch.cat([two_clusters(n), torch.zeros(n, 2), torch.ones(n, 1)], 1).to(dtype)
     vae = nb.fit_vae(x, x, k=3, seed=0, hidden=8, steps=5, lr=0.1)
     wanted = dtype if dtype.is_floating_point else torch.float32
-    for score in (vae.elbo(x), vae.bound(x, 7)):
+    for score in (vae.elbo(x), nb.bound(vae, x.to(vae.decoder[-1].bias), 7)):
         assert score.shape == (n,) and score.dtype == wanted and score.isfinite().all()
     assert vae.sample(4).shape == (4, 9) and vae.sample(4).dtype == wanted
 
@@ -170,7 +170,7 @@ def test_the_seed_decides_fit_and_scores_whatever_was_drawn_before():
     x, scores = two_clusters(100), []
     for seed in (0, 0, 1):
         torch.rand(3)
-        scores.append(nb.fit_vae(x, x, k=2, seed=seed, hidden=8, steps=10).bound(x, 5))
+        scores.append(nb.bound(nb.fit_vae(x, x, k=2, seed=seed, hidden=8, steps=10), x, 5))
     assert torch.equal(scores[0], scores[1]) and not torch.equal(scores[0], scores[2])
 
 
@@ -182,7 +182,6 @@ NO_IMAGES += [torch.zeros(shape) for shape in ((6,), (0, 6), (3, 2, 3))]
 def test_what_is_no_image_is_refused(small_vae, x):
     for call in (
         small_vae.elbo,
-        lambda x: small_vae.bound(x, 3),
         lambda x: nb.fit_vae(x, x, k=2, seed=0, steps=2),
     ):
         with pytest.raises(ValueError, match="binarise|pixels must be|shape"):
@@ -192,9 +191,101 @@ def test_what_is_no_image_is_refused(small_vae, x):
 @pytest.mark.mistake("V1")
 def test_no_grey_image_is_scored(small_vae):
     grey = torch.full((3, 6), 0.5)
-    for score in (small_vae.elbo, lambda x: small_vae.bound(x, 3)):
-        with pytest.raises(ValueError, match="binarise"):
-            score(grey)
+    with pytest.raises(ValueError, match="binarise"):
+        small_vae.elbo(grey)
+
+
+# Where everything is known: the linear VAE, gradients, latents
+
+
+def linear_data(n: int = 500) -> torch.Tensor:
+    x = torch.randn(n, 5, dtype=torch.double) @ torch.randn(5, 5, dtype=torch.double)
+    return x - x.mean(0)
+
+
+def set_linear(x: torch.Tensor, k: int) -> nn.Module:
+    """The best linear VAE, its guide exact up to the posterior's correlations, which are none."""
+    w, s, _ = nb.best_linear(x, k)
+    mean, covariance = nb.ppca_posterior(torch.eye(x.shape[1]).to(x), w, s.item())
+    vae = nb.LinearVae(x.shape[1], k).double()
+    with torch.no_grad():
+        vae.decoder.weight.copy_(w)
+        vae.encoder.weight.copy_(mean.T)
+        vae.log_noise.copy_(s.log())
+        vae.log_width.copy_(covariance.diagonal().log() / 2)
+    return vae
+
+
+@pytest.mark.mistake("V8")
+def test_the_best_linear_vae_has_no_gap_and_none_is_better():
+    x = linear_data()
+    vae, best = set_linear(x, 2), nb.best_linear(x, 2)[-1]
+    assert nb.linear_log_likelihood(vae, x).mean().item() == pytest.approx(best)
+    torch.testing.assert_close(nb.linear_elbo(vae, x), nb.linear_log_likelihood(vae, x))
+    for weights in vae.parameters():
+        with torch.no_grad():
+            kept = weights.clone()
+            weights.add_(0.03 * torch.randn_like(weights))
+        bound, exact = nb.linear_elbo(vae, x), nb.linear_log_likelihood(vae, x)
+        assert (bound < exact + 1e-9).all() and bound.mean() < best
+        with torch.no_grad():
+            weights.copy_(kept)
+
+
+def test_the_closed_form_of_the_linear_bound_is_that_of_its_model_and_guide():
+    vae, x = nb.LinearVae(5, 2).double(), linear_data(3)
+    with torch.no_grad():
+        vae.log_noise.fill_(0.3)
+        vae.log_width.copy_(torch.tensor([-0.5, 0.2]))
+    rows = x.repeat(40_000, 1)
+    loss = TraceMeanField_ELBO().loss(nb.LinearVae.model, nb.guide, vae, rows, 2) / len(rows)
+    assert nb.linear_elbo(vae, x).mean().item() == pytest.approx(-loss, abs=0.03)
+
+
+@pytest.mark.mistake("V13")
+def test_leaving_one_out_is_unbiased_and_the_mean_of_all_is_not():
+    """Every pair of draws from three values, with their probabilities: no noise is left."""
+    p = torch.tensor([0.2, 0.3, 0.5], dtype=torch.double)
+    f, score = torch.tensor([[4.0, -1.0, 7.0], [3.0, 1.0, -1.8]], dtype=torch.double)
+    assert (p * score).sum().abs() < 1e-9
+    expected = biased = 0
+    for i, j in itertools.product(range(3), repeat=2):
+        pair = f[[i, j]], score[[i, j], None]
+        expected += p[i] * p[j] * nb.leave_one_out(*pair).mean()
+        biased += p[i] * p[j] * ((pair[0] - pair[0].mean())[:, None] * pair[1]).mean()
+    exact = (p * f * score).sum()
+    torch.testing.assert_close(expected, exact)
+    torch.testing.assert_close(biased, exact / 2)
+
+
+def test_gradients_are_those_of_the_linear_model():
+    x = linear_data()
+    w, s, _ = nb.best_linear(x, 2)
+    exact, f, score, slope = nb.draw_gradients(x[0], w, s.item(), 200_000)
+    for values in (nb.leave_one_out(f, score), slope):
+        error = values.std(0) / len(values) ** 0.5
+        assert ((values.mean(0) - exact).abs() < 5 * error + 1e-6).all()
+
+
+@pytest.mark.mistake("V15")
+def test_the_rate_is_shared_among_latents_and_a_dead_one_has_none(small_vae, all_rows):
+    vae = nb.Vae(6, 3, hidden=5)
+    with torch.no_grad():
+        vae.encoder[-1].weight[[1, 4]] = 0.0
+        vae.encoder[-1].bias[[1, 4]] = 0.0
+        vae.encoder[-1].weight[[0, 2]] *= 9
+    share = nb.kl_per_latent(vae, all_rows)
+    rate = nb.gaussian_kl(*vae.posterior(all_rows)).mean()
+    assert share.shape == (3,) and share.sum().item() == pytest.approx(rate.item(), rel=1e-5)
+    assert share[1] == 0 and nb.active_units(vae, all_rows) == 2
+
+
+def test_a_bound_repeats_itself_and_leaves_the_noise_alone(small_vae, all_rows):
+    state = torch.get_rng_state()
+    first = nb.bound(small_vae, all_rows, 900)  # four rows in a portion
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first, nb.bound(small_vae, all_rows, 900))
+    assert not torch.equal(first, nb.bound(small_vae, all_rows, 900, seed=1))
 
 
 # The benchmark on all of MNIST, on tiny data

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyro
 import torch
-from pyro.infer import TraceMeanField_ELBO
+from pyro.infer import SVI, TraceMeanField_ELBO
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
@@ -594,6 +594,140 @@ def _trains(step: Callable) -> None:
         raise Wrong(f"after 250 steps log p(x) is {reached:.2f}; {best:.2f} can be reached.")
 
 
+# ------------------------------------------------------------------ the linear VAE
+
+
+def _positive(vae: nn.Module, read: Callable[[], Tensor], name: str) -> None:
+    """Refuse a standard deviation that is not learnt, or that training can make negative."""
+    value = read()
+    leaves = [*vae.parameters()]
+    found = [None] * len(leaves)
+    if isinstance(value, Tensor) and value.requires_grad:
+        found = torch.autograd.grad(value.sum(), leaves, allow_unused=True)
+    used = [leaf for leaf, slope in zip(leaves, found, strict=True) if slope is not None]
+    if not used:
+        raise Wrong(f"{name} is not learnt: no parameter of the object moves it.")
+    for start in (-0.7, 0.4):  # any real number; and none where a slip would not show
+        with torch.no_grad():
+            _ = [leaf.fill_(start) for leaf in used]
+        if not (numbers(read(), finite=False) > 0).all():
+            raise Wrong(f"{name} can become negative in training: a parameter is any real number.")
+
+
+def _linear_parts(vae: nn.Module, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of q(z | x), of the right form."""
+    n, d = x.shape
+    for name, sizes in (("encoder", (d, k)), ("decoder", (k, d))):
+        part = getattr(vae, name, None)
+        if not isinstance(part, nn.Linear):
+            raise Wrong(f"`{name}` should be an `nn.Linear`; found {type(part).__name__}.")
+        found = part.in_features, part.out_features
+        if found != sizes:
+            raise Wrong(f"`{name}` maps {found[0]} numbers to {found[1]}, expected {sizes}.")
+        if part.bias is not None:
+            raise Wrong(f"`{name}` has an offset; the mean of the data was subtracted.")
+    pair = vae.posterior(x)
+    if pair is ... or pair is None:
+        numbers(pair)
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise Wrong("`posterior` returns two things, the mean and the standard deviation.")
+    mu, sigma = pair
+    for part, name in ((mu, "mean"), (sigma, "standard deviation")):
+        try:
+            numbers(part, (n, k))
+        except Wrong as wrong:
+            raise Wrong(f"the {name} of `posterior`: {wrong}") from None
+    if not close(mu.double(), vae.encoder(x), 1e-4):
+        raise Wrong("the mean of q(z | x) is not what the encoder returns.")
+    if not close(sigma.double(), sigma[:1].expand(n, k), 1e-4):
+        raise Wrong("the width of q(z | x) depends on the image; one for each latent, please.")
+    return mu, sigma
+
+
+def _linear_bound(vae: nn.Module, x: Tensor) -> float:
+    """Mean ELBO of a linear VAE in nats, without noise."""
+    w, s, (mu, sigma) = vae.decoder.weight, vae.noise(), vae.posterior(x)
+    spread = (sigma.square() @ w.square().T).sum(-1) / (2 * s**2)
+    log_likelihood = Normal(mu @ w.T, s).log_prob(x).sum(-1) - spread
+    return (log_likelihood - _rate(mu, sigma).sum(-1)).mean().item()
+
+
+@exercise
+def check_linear_vae(answer: Any) -> Verdict:
+    """A linear VAE with one learnt noise: judged by its densities, and by what SVI reaches."""
+
+    def examine(make: Callable) -> None:
+        refuse_what_cannot_be_called(make)
+        n, d, k = 400, 6, 2
+        noise = torch.Generator().manual_seed(0)
+        x = torch.randn(n, d, generator=noise) * torch.tensor([3.0, 1.5, 0.4, 0.4, 0.4, 0.4])
+        x = (x - x.mean(0)) @ torch.linalg.qr(torch.randn(d, d, generator=noise)).Q
+        vae = make(d, k)
+        if not isinstance(vae, nn.Module):
+            numbers(vae) if vae is ... or vae is None else None
+            raise Wrong(f"it makes no `nn.Module`, but {type(vae).__name__}.")
+        if hasattr(vae, "noise") and vae.noise() is ...:
+            raise Untried
+        _linear_parts(vae, x, k)
+        if numbers(vae.noise()).numel() != 1:
+            raise Wrong("`noise()` is one number for all pixels.")
+        _positive(vae, vae.noise, "the noise")
+        _positive(vae, lambda: vae.posterior(x)[1], "the width")
+        plate = _linear_model(vae, x[:5], k)
+        pyro.clear_param_store()
+        optimiser = pyro.optim.ClippedAdam({"lr": 0.05, "lrd": 0.993})
+        svi = SVI(type(vae).model, _guide(plate), optimiser, TraceMeanField_ELBO())
+        for _ in range(500):
+            svi.step(vae, x, k)
+        values = torch.linalg.eigvalsh((x.T @ x / n).double())
+        rest = values[:-k]
+        logs = len(rest) * rest.mean().log() + values[-k:].log().sum()
+        best = -0.5 * (d * math.log(2 * math.pi) + d + logs.item())
+        reached = _linear_bound(vae, x)
+        if not abs(best - reached) < 0.05:
+            raise Wrong(f"trained for 500 steps, its bound is {reached:.2f}; {best:.2f} is the "
+                        "best value, and within reach.")  # fmt: skip
+
+    return trial(answer, examine, praise="trained, its bound is the best that this model can have.")
+
+
+def _linear_model(vae: nn.Module, x: Tensor, k: int) -> str:
+    """Judge the densities of the model of a linear VAE; the name of its plate."""
+
+    def model(vae, x, k):
+        return vae.model(x, k)
+
+    z = _scales(len(x), k)[0].float()
+    sites = _sites(model, vae, x, z)
+    seen = [node for node in sites.values() if node["is_observed"] and node["name"] != "z"]
+    if "z" not in sites or len(seen) != 1 or len(sites) != 2:
+        raise Wrong(f"a latent `z` and observed pixels are wanted; found {', '.join(sites)}.")
+    if hasattr(getattr(seen[0]["fn"], "base_dist", seen[0]["fn"]), "logits"):
+        raise Wrong("is it still a Bernoulli? These pixels are grey, some even negative.")
+    _one_per_image("z", sites["z"], x, k)
+    _one_per_image(seen[0]["name"], seen[0], x, x.shape[1])
+    if not close(sites["z"]["log_prob"].double(), UNIT.log_prob(z).sum(-1), 1e-4):
+        raise Wrong("the prior of `z` is not N(0, I).")
+    found, mean, s = seen[0]["log_prob"].double(), vae.decoder(z), vae.noise()
+    slips = [
+        (Normal(mean, s**2), "the Gaussian has a standard deviation; `noise()` was squared."),
+        (Normal(mean, s**0.5), "`noise()` is a standard deviation already: no root."),
+        (Normal(mean, 1.0), "the pixels have standard deviation 1, not `noise()`."),
+        (Normal(mean.sigmoid(), s), "a Gaussian's mean needs no sigmoid."),
+        (
+            Normal(vae.decoder(vae.posterior(x)[0]), s),
+            "the pixels come from another code than `z`.",
+        ),
+    ]
+    if not close(found, Normal(mean, s).log_prob(x).sum(-1), 1e-4):
+        for wrong, message in slips:
+            if close(found, wrong.log_prob(x).sum(-1), 1e-4):
+                raise Wrong(message)
+        raise Wrong("the pixels have not the Gaussian with mean `decoder(z)` and sd `noise()`.")
+    _reaches(seen[0]["log_prob"], vae.decoder, "decoder")
+    return sites["z"]["cond_indep_stack"][-1].name
+
+
 # ------------------------------------------------------------------ scores
 
 
@@ -659,56 +793,31 @@ def check_importance_bound(answer: Any) -> Verdict:
 
 
 @exercise
-def check_active_units(answer: Any) -> Verdict:
-    """Number of latents of a VAE whose posterior mean has variance over 0.01: vae, (n, d) -> ()."""
+def check_leave_one_out(answer: Any) -> Verdict:
+    """Estimates with the mean over the other draws as baseline: (s,), (s, k) -> (s, k)."""
 
-    def count(function, limit=0.01):
-        def counted(vae, x):
-            mu, sigma = vae.posterior(x)
-            return (function(mu, sigma) > limit).sum()
+    def estimate(f, score, less=lambda f: (f.sum() - f) / (len(f) - 1)):
+        return (f - less(f))[:, None] * score
 
-        return counted
+    def other(less):
+        return lambda f, score: estimate(f, score, less)
 
-    def variance(mu, sigma):
-        return mu.var(0)
-
-    def drawn(mu, sigma):
-        return (mu + sigma * _scales(*mu.shape)[0]).var(0)
-
+    all_draws = "the draw itself is in the baseline: with two draws, half of the gradient is lost on average."
     traps = [
-        (count(lambda m, s: m.std(0)), "the threshold is on the variance."),
-        (count(lambda m, s: m.var(1)), "the variance is taken over images."),
-        (count(lambda m, s: m.abs().mean(0)), "a constant mean is not active."),
-        (count(lambda m, s: m.square().mean(0)), "a constant mean is not active."),
-        (count(drawn), "all were counted. Draws vary even where the image says nothing."),
-        (count(lambda m, s: s.var(0)), "this is the variance of sigma."),
-        (count(lambda m, s: -m.var(0), -0.01), "you counted the others."),
-        (count(lambda m, s: m.var()), "each latent has its own variance."),
-        (count(lambda m, s: m), "you counted values, not latents."),
-        (
-            count(lambda m, s: torch.cat([m, s.log()], 1).var(0)),
-            "the encoder also gives log sigma.",
-        ),
-        (count(variance, 0.005), "a latent with variance 0.008 is not active."),
-        *((count(variance, v), "a latent with variance 0.012 is active.") for v in (0.02, 0.1)),
-        (lambda v, x: count(variance)(v, x) / v.decoder.in_features, "a number, not a share."),
-        (lambda v, x: v.posterior(x)[0].var(0) > 0.01, "how many are true?"),
+        (other(torch.mean), all_draws),
+        (other(lambda f: (f.sum() - f) / len(f)), "how many draws are the others?"),
+        (other(lambda f: f.sum() / (len(f) - 1)), "the sum still has the draw itself in it."),
+        (other(lambda f: f.sum() - f), "the mean of the others is wanted, not their sum."),
+        (other(torch.median), "the mean, not the median: and is the draw itself left out?"),
+        (other(torch.zeros_like), "nothing is subtracted: where is the baseline?"),
+        (lambda f, score: -estimate(f, score), "the sign: the baseline is subtracted from f."),
+        (lambda f, score: estimate(f, score).mean(0), "one estimate per draw: do not average."),
+        (lambda f, score: estimate(f, score).sum(0), "one estimate per draw: do not sum."),
+        (lambda f, score: estimate(f, torch.ones_like(score)) + 0 * score, "where is the score?"),
     ]
-    noise = torch.Generator().manual_seed(0)
-    x = torch.linalg.qr(torch.randn(500, 7, generator=noise)).Q  # orthonormal columns
-    x = (x - x.mean(0))[:, :6]
-    x = x @ torch.linalg.inv(torch.linalg.cholesky(x.T.cov())).T  # covariance I
-    cases = []
-    for variances in ((1, 0.3, 0.012, 0.008, 1e-6, 0), (0.012, 0.05, 0.011, 0.008, 0.5, 0.0015)):
-        vae = Tiny(6, 6)
-        with torch.no_grad():
-            vae.encoder.weight.zero_()
-            vae.encoder.weight[:6] = torch.tensor(variances).sqrt().diag()
-            vae.encoder.weight[6:] = torch.tensor([0.2] * 3 + [0.0] * 3).diag()
-            vae.encoder.bias.copy_(torch.tensor([0.4, 0, -1, 0.7, 1, 0] + [-0.3] * 6))
-        cases.append((vae, x))
-    praise = "the others say the same about every image."
-    return judge(answer, count(variance), cases, traps=traps, praise=praise)
+    cases = [(_scales(s, k)[1][:, 0] - 3, _scales(s, k)[0]) for s, k in ((2, 3), (5, 2), (40, 1))]
+    praise = "no draw judges itself, so the mean is right for every number of draws."
+    return judge(answer, estimate, cases, traps=traps, praise=praise)
 
 
 @exercise

@@ -10,6 +10,8 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
 from tests.answers import right
+from tests.answers.vae_slips_b import SLIPS
+from tests.answers.wine_slips import slip
 
 unit, kl, loss, ppca = Normal(0.0, 1.0), right.gaussian_kl, right.vae_loss, right.ppca_posterior
 
@@ -77,10 +79,7 @@ WRONG = [  # exercise, answer, words of the message
     ("gaussian_kl", lambda m, s: kl(m, s) + s.log().sum(-1) / 2, "log of which"),
     ("gaussian_kl", lambda m, s: kl(m, s) + m.shape[1] / 2, "for mu = 0 and sigma = 1"),
     ("gaussian_kl", lambda m, s: kl(m, s).detach(), "what detaches the result"),
-    ("ppca_posterior", lambda x, w, s: ppca(x, w, s**0.5), "not a variance"),
-    ("ppca_posterior", lambda x, w, s: ppca(x, w, s)[0], "two things"),
     ("ppca_posterior", lambda x, w, s: (torch.linalg.lstsq(w, x.T)[0].T, w), "least squares"),
-    ("ppca_posterior", lambda *a: (ppca(*a)[0], ppca(*a)[1].inverse()), "the precision"),
     ("vae_loss", lambda x, t, *a: bce(t, x) + kl(*a).mean(), "every pixel came twice"),
     ("vae_loss", lambda x, t, *a: 784 * bce(t, x) + kl(*a).mean(), "the number 784"),
     ("vae_loss", lambda x, t, *a: loss(x, t.sigmoid(), *a), "sigmoid twice"),
@@ -114,10 +113,6 @@ WRONG = [  # exercise, answer, words of the message
     ("importance_bound", bound(lambda w: w.exp().mean(0).log()), "is 0 for a computer"),
     ("importance_bound", bound(inverse=0), "weighted for that"),
     ("importance_bound", bound(prior=0), "do `p(z)` and `q(z | x)` cancel"),
-    ("active_units", lambda v, x: (v.posterior(x)[0].std(0) > 0.01).sum(), "on the variance"),
-    ("active_units", lambda v, x: (v.posterior(x)[0].abs().mean(0) > 0.01).sum(), "constant mean"),
-    ("active_units", lambda v, x: (v.posterior(x)[0].var(0) > 0.005).sum(), "0.008 is not active"),
-    ("active_units", lambda v, x: (q(v, x, 0).sample().var(0) > 0.01).sum(), "Draws vary"),
     ("continuous_bernoulli", lambda x, t: -bce(t, x, reduction="none").sum(-1), "C is missing"),
     ("continuous_bernoulli", lambda x, t: naive(x, t).sum(-1), "0/0"),
     ("continuous_bernoulli", lambda x, t: naive(x, t).where(t != 0, 0 * t).sum(-1), "cancel"),
@@ -125,6 +120,31 @@ WRONG = [  # exercise, answer, words of the message
      "exp(100)"),
     ("continuous_bernoulli", lambda x, t: stable(x, t).where(t != 0, 0 * t).sum(-1), "is NaN"),
 ]  # fmt: skip
+WRONG += [
+    (exercise, slip(exercise, *changes, book="var_mod"), words)
+    for exercise, rows in SLIPS.items()
+    for *changes, words in rows
+]
+
+
+class Softplus(right.linear_vae):
+    """Another way to a positive number, and the parameters of the Gaussian in another form."""
+
+    def noise(self):
+        return torch.nn.functional.softplus(self.log_noise)
+
+    def model(self, x, k):
+        pyro.module("all", self)
+        with pyro.plate("digits", len(x)):
+            z = pyro.sample("z", dist.MultivariateNormal(torch.zeros(k), torch.eye(k)))
+            cov = self.noise() ** 2 * torch.eye(x.shape[1])
+            pyro.sample("grey", dist.MultivariateNormal(self.decoder(z), cov), obs=x)
+
+
+def leave_one_out(f, score):
+    rows = [(f[i] - f[torch.arange(len(f)) != i].mean()) * score[i] for i in range(len(f))]
+    return torch.stack(rows)
+
 
 ODD = [
     ("gaussian_kl", lambda m, s: kl_divergence(Normal(m, s), unit).sum(1)),
@@ -143,8 +163,10 @@ ODD = [
     ("vae_step", step(lambda m, s: m - s * torch.randn_like(m), told=torch.Tensor.numpy)),
     ("importance_bound", bound(lambda w: np.logaddexp.reduce(w.numpy(), 0) - math.log(len(w)))),
     ("importance_bound", lambda *a: [each.item() for each in right.importance_bound(*a)]),
-    ("active_units", lambda v, x: float((v.posterior(x)[0].numpy(force=True).var(0) > 0.01).sum())),
-    ("active_units", lambda v, x: sum(row.var().item() > 0.01 for row in v.posterior(x)[0].T)),
     ("continuous_bernoulli", lambda x, t: right.continuous_bernoulli(x.double(), t.double())),
     ("continuous_bernoulli", lambda x, t: stable(x, (t + 2e-4).where(abs(t) < 1e-4, t)).sum(-1)),
+    ("linear_vae", lambda d, k: right.linear_vae(d, k)), ("linear_vae", Softplus),
+    ("leave_one_out", leave_one_out),
+    ("leave_one_out", lambda f, g: ((len(f) * f - f.sum()) / (len(f) - 1)).numpy()[:, None] * g.numpy()),
+    ("leave_one_out", lambda f, g: ((f - f.mean())[:, None] * g) * len(f) / (len(f) - 1)),
 ]  # fmt: skip
