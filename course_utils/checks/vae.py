@@ -802,7 +802,7 @@ def check_leave_one_out(answer: Any) -> Verdict:
     def other(less):
         return lambda f, score: estimate(f, score, less)
 
-    all_draws = "the draw itself is in the baseline: with two draws, half of the gradient is lost on average."
+    all_draws = "the draw itself is in the baseline: with two draws, half of the gradient is lost."
     traps = [
         (other(torch.mean), all_draws),
         (other(lambda f: (f.sum() - f) / len(f)), "how many draws are the others?"),
