@@ -33,7 +33,7 @@ def fitted(fit, x_test: torch.Tensor, **settings) -> dict:
     return {
         "training_seconds": round(time.perf_counter() - start, 1),
         "elbo": round(vae.elbo(x_test).mean().item(), 2),
-        "bound_500": round(vae.bound(x_test, 500).mean().item(), 2),
+        "bound_500": round(nb.bound(vae, x_test, 500).mean().item(), 2),
         "active_units": nb.active_units(vae, x_test),
     }
 

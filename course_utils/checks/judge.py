@@ -181,13 +181,15 @@ def _wrong(message: str) -> Verdict:
 
 
 def exercise(check: Callable[[Any], Verdict]) -> Callable[[Any], Verdict]:
-    """Note the verdict on a student's own answer, one whose name begins with ``my_``."""
+    """Note the verdict on a student's own answer, one whose name begins with ``my``."""
 
     @functools.wraps(check)
     def noted(answer: Any) -> Verdict:
         verdict = check(answer)
         names = sys._getframe(1).f_globals.items()
-        if verdict != UNTRIED and any(v is answer and n.startswith("my_") for n, v in names):
+        if verdict != UNTRIED and any(
+            v is answer and n.startswith(("my_", "My")) for n, v in names
+        ):
             progress.note_verdict(check.__name__, verdict.passed)
         return verdict
 
