@@ -98,20 +98,26 @@ def test_samples_have_the_distribution_of_the_model(small_vae, all_rows):
 
 
 @pytest.mark.mistake("V2")
-def test_pyro_and_plain_step_give_the_same_loss_and_the_same_gradients():
-    vae, x = nb.Vae(6, 2, hidden=8), two_clusters(30)
-    twin, start = copy.deepcopy(vae), copy.deepcopy(vae)
-    pyro.clear_param_store()
-    torch.manual_seed(1)
-    loss = TraceMeanField_ELBO().differentiable_loss(nb.model, nb.guide, vae, x, 2) / 30
-    loss.backward()
-    torch.manual_seed(1)
-    plain = nb.plain_step(twin, x, torch.optim.SGD(twin.parameters(), 1.0))
-    assert plain == pytest.approx(loss.item(), abs=1e-5)
-    for ours, theirs, before in zip(
-        twin.parameters(), vae.parameters(), start.parameters(), strict=True
+def test_pyro_and_the_plain_loss_are_the_same_with_the_same_gradients():
+    vae, x, found = nb.Vae(6, 2, hidden=8), two_clusters(30), []
+    for loss in (
+        lambda: TraceMeanField_ELBO().differentiable_loss(nb.model, nb.guide, vae, x, 2) / 30,
+        lambda: nb.loss_of(vae, x),
     ):
-        assert torch.allclose(before - ours, theirs.grad, atol=1e-5)
+        pyro.clear_param_store()
+        torch.manual_seed(1)
+        value = loss()
+        found.append([value, *torch.autograd.grad(value, [*vae.parameters()])])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_the_buggy_loss_weighs_the_rate_by_the_number_of_pixels():
+    vae, x = nb.Vae(6, 2, hidden=8), two_clusters(30)
+    mu, sigma = vae.posterior(x)
+    logits = vae.decoder(mu)
+    weighed = (6 * nb.gaussian_kl(mu, sigma) - nb.log_bernoulli(x, logits)).mean() / 6
+    torch.testing.assert_close(nb.buggy_loss(x, logits, mu, sigma), weighed)
 
 
 @pytest.mark.mistake("V3")
@@ -123,8 +129,7 @@ def test_the_decoder_gives_logits():
         vae.decoder[-1].bias.copy_(40 * image - 20)
     distortion, rate = vae.terms(image.expand(9, -1))
     assert distortion.max() < 1e-4
-    still = torch.optim.SGD(vae.parameters(), 0.0)
-    assert nb.plain_step(vae, image.expand(9, -1), still) == pytest.approx(rate.mean().item())
+    assert nb.loss_of(vae, image.expand(9, -1)).item() == pytest.approx(rate.mean().item())
     torch.testing.assert_close(vae.sample(1, means=True)[0], image)
 
 
@@ -140,11 +145,24 @@ def test_there_is_no_training_mode_to_forget():
 # Contracts
 
 
-def test_minibatches_visit_every_row_once_per_pass():
+def test_batches_visit_every_row_once_per_pass():
     x = torch.arange(10)[:, None]
-    first = torch.cat(list(nb.minibatches(x, 5, 2)))
-    assert sorted(first.flatten().tolist()) == list(range(10))
-    assert [len(rows) for rows in nb.minibatches(x, 99, 3)] == [10, 10, 10]
+    rows = list(nb.batches(x, 5, 4))
+    for part in (rows[:2], rows[2:]):
+        assert sorted(torch.cat(part).flatten().tolist()) == list(range(10))
+    assert not torch.equal(torch.cat(rows[:2]), torch.cat(rows[2:]))
+    assert [len(rows) for rows in nb.batches(x, 99, 3)] == [10, 10, 10]
+
+
+def test_a_fit_is_watched_ten_times_and_keeps_the_best_weights():
+    x, seen = two_clusters(100), []
+
+    def watch(vae, step):
+        seen.append((step, vae.elbo(x).mean().item()))
+
+    vae = nb.fit_vae(x, x, k=2, seed=0, hidden=8, steps=50, lr=0.5, watch=watch)
+    assert [step for step, _ in seen] == list(range(5, 51, 5))
+    assert vae.elbo(x).mean().item() == pytest.approx(max(score for _, score in seen))
 
 
 @pytest.mark.mistake("V9")
@@ -161,7 +179,7 @@ def test_a_fit_takes_other_sizes_and_types_and_constant_pixels(n, dtype):
     x = torch.cat([two_clusters(n), torch.zeros(n, 2), torch.ones(n, 1)], 1).to(dtype)
     vae = nb.fit_vae(x, x, k=3, seed=0, hidden=8, steps=5, lr=0.1)
     wanted = dtype if dtype.is_floating_point else torch.float32
-    for score in (vae.elbo(x), nb.bound(vae, x.to(vae.decoder[-1].bias), 7)):
+    for score in (vae.elbo(x), nb.bound(vae, x, 7)):
         assert score.shape == (n,) and score.dtype == wanted and score.isfinite().all()
     assert vae.sample(4).shape == (4, 9) and vae.sample(4).dtype == wanted
 
@@ -170,7 +188,8 @@ def test_the_seed_decides_fit_and_scores_whatever_was_drawn_before():
     x, scores = two_clusters(100), []
     for seed in (0, 0, 1):
         torch.rand(3)
-        scores.append(nb.bound(nb.fit_vae(x, x, k=2, seed=seed, hidden=8, steps=10), x, 5))
+        vae = nb.fit_vae(x, x, k=2, seed=seed, hidden=8, steps=10)
+        scores.append(nb.bound(vae, x, 5))
     assert torch.equal(scores[0], scores[1]) and not torch.equal(scores[0], scores[2])
 
 
@@ -182,7 +201,9 @@ NO_IMAGES += [torch.zeros(shape) for shape in ((6,), (0, 6), (3, 2, 3))]
 def test_what_is_no_image_is_refused(small_vae, x):
     for call in (
         small_vae.elbo,
+        lambda x: nb.bound(small_vae, x, 3),
         lambda x: nb.fit_vae(x, x, k=2, seed=0, steps=2),
+        lambda x: nb.fit_vae(two_clusters(9), x, k=2, seed=0, steps=2),
     ):
         with pytest.raises(ValueError, match="binarise|pixels must be|shape"):
             call(x)
@@ -191,8 +212,9 @@ def test_what_is_no_image_is_refused(small_vae, x):
 @pytest.mark.mistake("V1")
 def test_no_grey_image_is_scored(small_vae):
     grey = torch.full((3, 6), 0.5)
-    with pytest.raises(ValueError, match="binarise"):
-        small_vae.elbo(grey)
+    for score in (small_vae.elbo, lambda x: nb.bound(small_vae, x, 3)):
+        with pytest.raises(ValueError, match="binarise"):
+            score(grey)
 
 
 # Where everything is known: the linear VAE, gradients, latents

@@ -129,7 +129,8 @@ def check(vae, x: Tensor, frequency: Tensor) -> None:
     for layer in [*ends, vae.decoder[-1]]:
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
-    vae.decoder[-1].bias.data = frequency.logit()
+    with torch.no_grad():
+        vae.decoder[-1].bias.copy_(frequency.logit())
     known = Bernoulli(frequency).log_prob(x).sum(-1)
     assert torch.allclose(vae.elbo(x), known, rtol=1e-4)
 

@@ -181,7 +181,7 @@ def _wrong(message: str) -> Verdict:
 
 
 def exercise(check: Callable[[Any], Verdict]) -> Callable[[Any], Verdict]:
-    """Note the verdict on a student's own answer, one whose name begins with my."""
+    """Note the verdict on a student's own answer, one whose name begins with ``my``."""
 
     @functools.wraps(check)
     def noted(answer: Any) -> Verdict:

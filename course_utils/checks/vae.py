@@ -310,6 +310,109 @@ def check_vae_loss(answer: Any) -> Verdict:
     )
 
 
+# ------------------------------------------------------------------ the networks
+
+
+@exercise
+def check_vae_networks(answer: Any) -> Verdict:
+    """A module of d, k, hidden with posterior(x) -> mean, sd, both (n, k), and decoder(z)."""
+
+    def examine(build: Callable) -> None:
+        for n, d, k, hidden in ((7, 12, 3, 20), (40, 30, 2, 40)):
+            torch.manual_seed(1)
+            vae = _run(build, d, k, hidden)
+            if vae is ... or vae is None:
+                raise Untried
+            if not isinstance(vae, nn.Module) or not callable(getattr(vae, "posterior", None)):
+                raise Wrong("a `nn.Module` with a method `posterior` was asked for.")
+            x = torch.bernoulli(torch.full((n, d), 0.4))
+            pair = vae.posterior(x)
+            if pair is ... or pair is None:
+                numbers(pair)
+            _encodes(vae, pair, x, k)
+            _decodes(vae, k, d)
+            _learns(build, vae, x, k, d, hidden)
+
+    praise = "for each image a Gaussian, for each code its logits, and all of it can be trained."
+    return trial(answer, examine, praise=praise)
+
+
+def _encodes(vae: nn.Module, pair: Any, x: Tensor, k: int) -> None:
+    """Refuse a posterior that is not a mean and a standard deviation for each image."""
+    if isinstance(pair, Tensor) or not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise Wrong("`posterior` returns two things: a mean and a standard deviation.")
+    mu, sigma = (numbers(part, (len(x), k)) for part in pair)
+    if any(not torch.equal(numbers(a), b) for a, b in zip(vae.posterior(x), (mu, sigma))):
+        raise Wrong("two calls of `posterior` differ: draws are made by the guide.")
+    alone = numbers(vae.posterior(x[:2])[0])
+    if not close(alone, mu[:2], 1e-4):
+        raise Wrong("the code of an image depends on the other images of its batch.")
+    far = [numbers(part) for part in vae.posterior(20 * torch.randn(200, x.shape[1]))]
+    both = torch.cat([sigma, far[1]])
+    if (both < 0).any():
+        raise Wrong("a standard deviation is never negative; the second output is, for some x.")
+    if (both[: len(x)] == 0).any() or (both == 0).float().mean() > 0.2:
+        raise Wrong("a standard deviation of exactly 0 has no log: which function is never 0?")
+    if (far[0] >= 0).all():
+        raise Wrong("the mean of a code may be negative, too.")
+    if close(both.sum(1), torch.ones(len(both)).double(), 1e-4):
+        raise Wrong("a softmax makes latents share: each has a width of its own.")
+    if (sigma.std(0) < 1e-7).any():
+        raise Wrong("the width is the same for all images: the encoder gives it, too.")
+    for back in (torch.log, torch.square, lambda s: s.expm1().log(), lambda s: 2 * s.log()):
+        if close(back(sigma), mu, 1e-3):
+            raise Wrong("mean and width come from the same numbers: each needs numbers of its own.")
+
+
+def _decodes(vae: nn.Module, k: int, d: int) -> None:
+    """Refuse a decoder that does not give logits for any number of leading axes."""
+    if not callable(getattr(vae, "decoder", None)):
+        raise Wrong("there is no network `decoder`.")
+    logits = numbers(vae.decoder(30 * torch.randn(200, k)), (200, d))
+    if ((logits >= 0) & (logits <= 1)).all():
+        raise Wrong("the decoder gives probabilities; logits were asked for.")
+    if (logits >= 0).all() or (logits.abs() <= 1).all():
+        raise Wrong("logits take all values: what comes after the last layer?")
+    numbers(vae.decoder(torch.zeros(3, 4, k)), (3, 4, d))
+    try:
+        last, first = vae.decoder[-1], vae.decoder[0]
+    except (TypeError, IndexError):
+        last = first = None
+    if not isinstance(last, nn.Linear) or not isinstance(first, nn.Linear):
+        raise Wrong("`decoder` is an `mlp`: its first and last layer are looked up later.")
+
+
+def _learns(build: Callable, vae: nn.Module, x: Tensor, k: int, d: int, hidden: int) -> None:
+    """Refuse networks whose weights are not found, not reached, too few or of no use."""
+    weights = dict(vae.named_parameters())
+    if not weights:
+        raise Wrong("an optimiser would find no weights: is each network an attribute of `self`?")
+    mu, sigma = vae.posterior(x)
+    value = mu.square().sum() + sigma.log().sum() + vae.decoder(mu).square().sum()
+    if not value.requires_grad:
+        raise Wrong("no gradient comes out: what detaches the result?")
+    for part, found in (("mean", mu), ("width", sigma)):
+        if not found.requires_grad:
+            raise Wrong(f"no gradient passes through the {part}.")
+    given = torch.autograd.grad(value, [*weights.values()], allow_unused=True)
+    lost = [name for name, each in zip(weights, given, strict=True) if each is None]
+    if lost:
+        raise Wrong(f"no gradient reaches `{lost[0]}`: is it used?")
+    count = sum(each.numel() for each in weights.values())
+    other = sum(each.numel() for each in build(d, k, 2 * hidden).parameters())
+    if other == count:
+        raise Wrong("the networks have the same size for any `hidden`.")
+    wanted = (d + k + 2) * hidden + 2 * hidden * (hidden + 1) + (hidden + 1) * (2 * k + d)
+    if not 0.8 * wanted < count < 1.6 * wanted:
+        raise Wrong(f"for d = {d}, k = {k}, hidden = {hidden} there are {count:,} weights; two "
+                    f"hidden layers on each side have about {wanted:,}.")  # fmt: skip
+    a, b = torch.randn(2, 50, k)
+    z = torch.zeros(1, k)
+    bent = vae.decoder(a + b) - vae.decoder(a) - vae.decoder(b) + vae.decoder(z)
+    if bent.abs().max() < 1e-4 * vae.decoder(a).abs().max():
+        raise Wrong("the decoder is a straight line: nothing bends between its layers.")
+
+
 # ------------------------------------------------------------------ model and guide in Pyro
 
 
@@ -424,8 +527,10 @@ def check_vae_model(answer: Any) -> Verdict:
     return trial(answer, examine, praise=praise)
 
 
-def _guide(plate: str) -> Callable:
+def _guide(plate: str, register: bool = False) -> Callable:
     def guide(vae: Tiny, x: Tensor, k: int) -> None:
+        if register:
+            pyro.module("vae", vae)
         with pyro.plate(plate, len(x)):
             pyro.sample("z", pyro.distributions.Normal(*vae.posterior(x)).to_event(1))
 
@@ -469,129 +574,118 @@ def check_vae_guide(answer: Any) -> Verdict:
 # ------------------------------------------------------------------ training
 
 
-def _moved(step: Callable, vae: Tiny, x: Tensor, before: list[Tensor]) -> tuple[Any, Tensor]:
-    """What a step returned, and by how much it moved the weights."""
-    optimiser, steps = torch.optim.SGD(vae.parameters(), 1.0), []
-    optimiser.register_step_post_hook(lambda *_: steps.append(1))
-    with torch.no_grad():
-        for weights, value in zip(vae.parameters(), before, strict=True):
-            weights.copy_(value)
-    value = _run(step, vae, x, optimiser)
-    if value is ...:
-        raise Untried
-    after = vae.parameters()
-    moved = torch.cat([(a - b).detach().flatten() for a, b in zip(after, before, strict=True)])
-    if not moved.isfinite().all():
-        raise Wrong("weights became NaN or infinite.")
-    if not steps:
-        raise Wrong("the optimiser that was given has made no step.")
-    if not moved.any():
-        raise Wrong("no weight has moved: which gradients does the optimiser find?")
-    return value, moved
-
-
-def _downhill(vae: Tiny, x: Tensor, loss: Callable) -> Tensor:
-    """By how much gradient descent with rate 1 on a loss without noise moves the weights."""
-    weights = [*vae.parameters()]
-    found = torch.autograd.grad(loss(vae, x).mean(), weights, materialize_grads=True,
-                                allow_unused=True)  # fmt: skip
-    return -torch.cat([part.flatten() for part in found])
-
-
 @exercise
-def check_vae_step(answer: Any) -> Verdict:
-    """One step on -ELBO; judged by its mean direction, and by what a training reaches."""
+def check_vae_training(answer: Any) -> Verdict:
+    """Epochs of SVI: model, guide, vae, grey (n, d), k, epochs -> a loss for each, nats per image.
 
-    def parts(vae, x, *, code=lambda m, s: (m, s), price=1.0, d=1.0, logits=lambda r: r):
-        mu, sigma = vae.posterior(x)
+    Ten pixels say which image a row is, so that every batch can be followed.
+    """
+    names = (torch.arange(1000)[:, None] >> torch.arange(10)) % 2  # (1000, 10)
+    grey = torch.cat([names, torch.full((1000, 6), 0.5)], 1).float()
+    grey[:, 10:] = torch.where(torch.arange(1000)[:, None] % 2 == 0, 0.9, 0.3)
 
-        def distortion(z):
-            return -Bernoulli(logits=logits(vae.decoder(z))).log_prob(x).sum(-1)
+    def examine(train: Callable) -> None:
+        first, vae = Tiny(16, 2, seed=1), Tiny(16, 2, seed=2)
+        _followed(train, first, grey, epochs=2)
+        batches, told = _followed(train, vae, grey, epochs=25)
+        rows = [(x[:, :10] @ 2.0 ** torch.arange(10)).long() for x in batches]
+        _dealt(rows, epochs=25)
+        half = [torch.cat(part)[:1000] for part in (batches[:10], batches[10:20])]
+        ordered = [x[x[:, :10].matmul(2.0 ** torch.arange(10)).argsort()] for x in half]
+        if torch.equal(*ordered):
+            raise Wrong("each image is black and white in the same way in every epoch.")
+        if told is None or told is ...:
+            numbers(told)
+        _judged(vae, grey, numbers(told))
 
-        return _expected(*code(mu, sigma), distortion) / d + price * _rate(mu, sigma).sum(-1)
-
-    other = "z is drawn with another width than sigma."
-    traps = [  # a loss, and how many times too large
-        (lambda v, x: -parts(v, x), "the weights climb: the loss is minus the ELBO."),
-        (lambda v, x: 8000 * len(x) * parts(v, x), "that is a step of a sum over images: average."),
-        (
-            lambda v, x: parts(v, x, code=lambda m, s: (m.detach(), s.detach())),
-            "the encoder only hears of the rate: is z detached?",
-        ),
-        (lambda v, x: parts(v, x, code=lambda m, s: (m, 0 * s)), "z is always the mean: draw it."),
-        (lambda v, x: parts(v, x, code=lambda m, s: (m, s**2)), "the width of z is a variance."),
-        (lambda v, x: parts(v, x, code=lambda m, s: (m, s.exp())), f"{other} It is no logarithm."),
-        (lambda v, x: parts(v, x, code=lambda m, s: (m, s.sqrt())), other),
-        (lambda v, x: parts(v, x, code=lambda m, s: (m, 1 + 0 * s)), other),
-        (
-            lambda v, x: parts(v, x, code=lambda m, s: (0 * m, 1 + 0 * s)),
-            "z does not see the image.",
-        ),
-        (lambda v, x: parts(v, x, price=0.0), "the weights do not feel the rate."),
-        (lambda v, x: parts(v, x, d=1e9), "the weights do not feel the distortion."),
-        (lambda v, x: parts(v, x, price=-1.0), "the rate has the wrong sign."),
-        (lambda v, x: parts(v, x, d=6.0), "distortion and rate are not weighed as in the bound."),
-        (
-            lambda v, x: parts(v, x, logits=torch.sigmoid),
-            "the logits went through a sigmoid twice.",
-        ),
-    ]
-
-    def examine(step: Callable) -> None:
-        vae, x = Tiny(6, 2), _images(5, 6).repeat(8000, 1)  # many draws for each of five images
-        before, few = [weights.detach().clone() for weights in vae.parameters()], x[:5]
-        exact, wanted = -_elbo(vae, few).mean().item(), _downhill(vae, few, parts)
-        wrong = [(_downhill(vae, few, trap), message) for trap, message in traps]
-        value, moved = _moved(step, vae, x, before)
-        again = _moved(step, vae, x, before)[1]
-        if _off(moved, wanted) > 0.03:
-            if _off(moved, again) > 0.1 and _off(2 * moved, again) > 0.1:
-                raise Wrong("two steps from the same weights differ: has each image its own noise?")
-            away, message = min((_off(moved, trap), message) for trap, message in wrong)
-            if away < 0.04:
-                raise Wrong(message)
-            size = sum(weights.numel() for weights in vae.encoder.parameters())
-            parts_off = [_off(moved[i], wanted[i]) for i in (slice(size), slice(size, None))]
-            where = "" if min(parts_off) > 0.03 else ("decoder", "encoder")[parts_off[0] > 0.03]
-            where = f" It is the {where} that is off." if where else ""
-            raise Wrong(f"the weights moved, but not along the gradient of the bound.{where}")
-        if _off(again, 2 * wanted) < 0.1:
-            raise Wrong("in the second step the gradient of the first is still there.")
-        if _off(again, wanted) > 0.03:
-            raise Wrong("a second step from the same weights goes elsewhere.")
-        _told(value, exact)
-        _trains(step)
-
-    return trial(
-        answer, examine, praise="it reached the likelihood of the model that drew the data."
-    )
+    praise = "every image once an epoch, in batches, and the losses are those of the bound."
+    return trial(answer, examine, praise=praise)
 
 
-def _off(moved: Tensor, wanted: Tensor) -> float:
-    return ((moved - wanted).norm() / wanted.norm().clamp(min=1e-9)).item()
+def _followed(train: Callable, vae: Tiny, grey: Tensor, *, epochs: int) -> tuple[list, Any]:
+    """Let an answer train; the batches that it took steps on, and what it returned."""
+    batches: list[Tensor] = []
+
+    def model(given: Tiny, x: Tensor, k: int) -> None:
+        if given is not vae or k != 2:
+            raise Wrong("the model gets the `vae` and the `k` that were given, and the batch.")
+        if not ((x == 0) | (x == 1)).all():
+            raise Wrong("grey pixels reach the Bernoulli likelihood: `binarise` each batch.")
+        if torch.is_grad_enabled():
+            batches.append(x.clone())
+        pyro.module("vae", vae)
+        with pyro.plate("images", len(x)):
+            z = pyro.sample("z", pyro.distributions.Normal(x.new_zeros(len(x), k), 1).to_event(1))
+            likelihood = pyro.distributions.Bernoulli(logits=vae.decoder(z)).to_event(1)
+            pyro.sample("x", likelihood, obs=x)
+
+    before = [weights.detach().clone() for weights in vae.parameters()]
+    told = _run(train, model, _guide("images", register=True), vae, grey.clone(), 2, epochs)
+    if told is ...:
+        raise Untried
+    if not batches:
+        raise Wrong("the model has met no image with gradients: nothing calls `svi.step`.")
+    weights = zip(vae.parameters(), before, strict=True)
+    moved = max((a - b).abs().max().item() for a, b in weights)
+    if not moved:
+        raise Wrong("no weight has moved.")
+    if moved > 2 * 0.003 * len(batches):
+        raise Wrong("the weights made larger steps than a learning rate of 0.003 allows, or a "
+                    "second VAE took the weights of an earlier one: is Pyro's store cleared, and "
+                    "is the optimiser Adam?")  # fmt: skip
+    return batches, told
 
 
-def _told(value: Any, exact: float) -> None:
-    """Refuse a step that does not return its loss."""
-    told = numbers(value, ()).item()
-    if abs(told + exact) < 0.1:
-        raise Wrong("the step is right; it returns the ELBO, and the loss was asked for.")
-    if abs(told - exact) > 0.1:
-        raise Wrong(f"the step is right; its loss is {exact:.2f} nats per image, not {told:.4g}.")
+def _dealt(rows: list[Tensor], *, epochs: int) -> None:
+    """Refuse batches that are no shuffled passes through the thousand images."""
+    sizes = {len(row) for row in rows}
+    if sizes == {1000}:
+        raise Wrong("each step uses all images at once: where are the batches?")
+    if max(sizes) != 100:
+        raise Wrong(f"the largest batch has {max(sizes)} images, not 100.")
+    met = torch.cat(rows)
+    if len(met) != 1000 * epochs:
+        raise Wrong(f"in {epochs} epochs, images should be used {1000 * epochs:,} times in all; "
+                    f"yours were used {len(met):,} times.")  # fmt: skip
+    if (met.bincount(minlength=1000) != epochs).any():
+        raise Wrong("in an epoch each image comes once; some of yours come more often, others not.")
+    passes = met.view(epochs, 1000)
+    if torch.equal(passes[0], passes[1]):
+        raise Wrong("every epoch has the same order: shuffle.")
+    if (passes.sort(1).values != torch.arange(1000)).any():
+        raise Wrong("in an epoch each image comes once; some of yours come twice.")
 
 
-def _trains(step: Callable) -> None:
-    """Refuse a step with which a linear VAE does not reach the likelihood of the data's own."""
-    truth, vae = Tiny(8, 2, seed=1), Tiny(8, 2, seed=2)
-    noise = torch.Generator().manual_seed(0)
-    z = torch.randn(2000, 2, generator=noise)
-    x = torch.bernoulli(truth.decoder(z).sigmoid().detach(), generator=noise)
-    optimiser = torch.optim.Adam(vae.parameters(), 0.03)
-    for _ in range(250):
-        step(vae, x, optimiser)
-    best, reached = (_log_likelihood(each, x).mean().item() for each in (truth, vae))
-    if not best - reached < 0.08:
-        raise Wrong(f"after 250 steps log p(x) is {reached:.2f}; {best:.2f} can be reached.")
+def _judged(vae: Tiny, grey: Tensor, told: Tensor) -> None:
+    """Refuse losses that are not those of the epochs, and a training that went wrong."""
+    x = torch.bernoulli(grey, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        loss = -_elbo(vae, x).mean().item()
+        start = -_elbo(Tiny(16, 2, seed=2), x).mean().item()
+    if loss > start:
+        raise Wrong(f"minus the ELBO rose from {start:.1f} to {loss:.1f} nats: what is minimised?")
+    if loss > start - 3:
+        raise Wrong(
+            f"minus the ELBO fell from {start:.1f} to {loss:.1f} nats only: are steps lost?"
+        )
+    if told.numel() and told.ndim == 1 and len(told) != 25:
+        raise Wrong(f"25 epochs have 25 mean losses; yours are {len(told)}.")
+    if told.shape != (25,):
+        raise Wrong(
+            f"a list with one loss for each epoch was asked for; found {tuple(told.shape)}."
+        )
+    last = told[-1].item()
+    for factor, message in (
+        (-1, "it returns the ELBO, and the loss was asked for."),
+        (100, "these are losses of a batch; divide by its images."),
+        (1000, "these are losses of all images together; divide by their number."),
+        (0.1, "the sums over batches are divided by their number, not by that of the images."),
+        (0.01, "the loss of a step is already a sum over images: divide once."),
+    ):
+        if abs(last / factor - loss) < 0.3:
+            raise Wrong(f"the training is right; {message}")
+    if abs(last - loss) > 0.5 or not told[0] > told[-1]:
+        raise Wrong(f"the training is right; the last loss is near {loss:.1f}, not {last:.4g}.")
 
 
 # ------------------------------------------------------------------ the linear VAE

@@ -9,9 +9,9 @@ from pyro import distributions as dist
 from torch.distributions import Bernoulli, Normal, kl_divergence
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
-from tests.answers import right
-from tests.answers.vae_slips_b import SLIPS
-from tests.answers.wine_slips import slip
+from tests.answers import right, slip
+from tests.answers.vae_slips import SLIPS
+from tests.answers.vae_slips_b import SLIPS as MORE_SLIPS
 
 unit, kl, loss, ppca = Normal(0.0, 1.0), right.gaussian_kl, right.vae_loss, right.ppca_posterior
 
@@ -40,19 +40,6 @@ def q(vae, x, k, width=lambda s: s, event=1):
 
 def pixels(vae, z, x, bend=lambda logits: logits):
     return dist.Bernoulli(logits=bend(vae.decoder(z))).to_event(1)
-
-
-def step(draw=lambda m, s: m + s * torch.randn_like(m), loss=loss, do="zbs", told=float):
-    """A training step: (z)ero the gradient, (b)ackward, (s)tep, in any order."""
-
-    def run(vae, x, optimiser):
-        mu, sigma = vae.posterior(x)
-        value = loss(x, vae.decoder(draw(mu, sigma)), mu, sigma)
-        acts = {"z": optimiser.zero_grad, "b": value.backward, "s": optimiser.step}
-        _ = [acts[act]() for act in do]
-        return told(value.detach())
-
-    return run
 
 
 def bound(mean=lambda w: w.logsumexp(0) - math.log(len(w)), prior=1, inverse=1):
@@ -101,13 +88,6 @@ WRONG = [  # exercise, answer, words of the message
     ("vae_guide", program(lambda *a: q(*a, torch.detach)), "part of the encoder"),
     ("vae_guide", program(p), "this is the prior"),
     ("vae_guide", program(q, pixels), "observes nothing"),
-    ("vae_step", step(torch.normal), "is z detached"),
-    ("vae_step", step(lambda m, s: m + s**2 * torch.randn_like(m)), "a variance"),
-    ("vae_step", step(lambda m, s: m + s * torch.randn(m.shape[1])), "its own noise"),
-    ("vae_step", step(do="bs"), "gradient of the first"),
-    ("vae_step", step(do="zb"), "has made no step"),
-    ("vae_step", step(loss=lambda x, t, *a: bce(t, x) + kl(*a).mean()), "not weighed"),
-    ("vae_step", step(told=lambda value: -value), "returns the ELBO"),
     ("importance_bound", bound(lambda w: w.mean(0)), "still the ELBO"),
     ("importance_bound", bound(lambda w: w.logsumexp(0)), "grows without end"),
     ("importance_bound", bound(lambda w: w.exp().mean(0).log()), "is 0 for a computer"),
@@ -119,11 +99,14 @@ WRONG = [  # exercise, answer, words of the message
     ("continuous_bernoulli", lambda x, t: naive(x, t).where(abs(t) > 0.01, t * x - t / 2).sum(-1),
      "exp(100)"),
     ("continuous_bernoulli", lambda x, t: stable(x, t).where(t != 0, 0 * t).sum(-1), "is NaN"),
+    ("vae_networks", lambda *a: right.vae_networks(784, 2), "mat1 and mat2"),
+    ("vae_networks", lambda *a: torch.nn.Linear(3, 2), "a method `posterior`"),
+    ("vae_training", lambda *a: 1.0, "nothing calls `svi.step`"),
 ]  # fmt: skip
 WRONG += [
-    (exercise, slip(exercise, *changes, book="var_mod"), words)
-    for exercise, rows in SLIPS.items()
-    for *changes, words in rows
+    (name, slip(name, *row[:-1]), row[-1])
+    for name, rows in (SLIPS | MORE_SLIPS).items()
+    for row in rows
 ]
 
 
@@ -147,6 +130,15 @@ def leave_one_out(f, score):
 
 
 ODD = [
+    ("vae_networks", slip("vae_networks", "F.softplus(raw)", "raw.exp()")),
+    ("vae_networks", slip("vae_networks", "F.softplus(raw)", "(raw / 2).exp()", "2 * k", "k + k")),
+    ("vae_networks", slip("vae_networks", "self.encoder = mlp(d, hidden, hidden, 2 * k)",
+                          "self.a = mlp(d, hidden, hidden); self.m, self.s = mlp(hidden, k), "
+                          "mlp(hidden, k)", "mu, raw = self.encoder(x).chunk(2, -1)",
+                          "h = F.relu(self.a(x)); mu, raw = self.m(h), self.s(h)")),
+    ("vae_training", slip("vae_training", "TraceMeanField_ELBO", "pyro.infer.Trace_ELBO")),
+    ("vae_training", slip("vae_training", "return losses", "return torch.tensor(losses).numpy()",
+                          "3e-3", "0.003, 'betas': (0.95, 0.999)")),
     ("gaussian_kl", lambda m, s: kl_divergence(Normal(m, s), unit).sum(1)),
     ("gaussian_kl", lambda m, s: torch.stack([kl(*row) for row in zip(m, s, strict=True)])),
     ("ppca_posterior", lambda *a: [part.tolist() for part in ppca(*a)]),
@@ -159,8 +151,6 @@ ODD = [
     ("vae_guide", program(q, register=lambda v: pyro.module("encoder", v.encoder))),
     ("vae_guide", program(lambda v, x, k: dist.MultivariateNormal(
         v.posterior(x)[0], scale_tril=v.posterior(x)[1].diag_embed()))),
-    ("vae_step", step(lambda m, s: Normal(m, s).rsample(), do="bsz", told=lambda value: value)),
-    ("vae_step", step(lambda m, s: m - s * torch.randn_like(m), told=torch.Tensor.numpy)),
     ("importance_bound", bound(lambda w: np.logaddexp.reduce(w.numpy(), 0) - math.log(len(w)))),
     ("importance_bound", lambda *a: [each.item() for each in right.importance_bound(*a)]),
     ("continuous_bernoulli", lambda x, t: right.continuous_bernoulli(x.double(), t.double())),
