@@ -9,7 +9,7 @@ from pyro import distributions as dist
 from torch.distributions import Bernoulli, Normal, kl_divergence
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
-from tests.answers import right
+from tests.answers import right, vae_slips_c
 
 unit, kl, loss, ppca = Normal(0.0, 1.0), right.gaussian_kl, right.vae_loss, right.ppca_posterior
 
@@ -148,3 +148,6 @@ ODD = [
     ("continuous_bernoulli", lambda x, t: right.continuous_bernoulli(x.double(), t.double())),
     ("continuous_bernoulli", lambda x, t: stable(x, (t + 2e-4).where(abs(t) < 1e-4, t)).sum(-1)),
 ]  # fmt: skip
+
+WRONG += vae_slips_c.WRONG
+ODD += vae_slips_c.ODD
