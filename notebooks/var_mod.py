@@ -1891,15 +1891,454 @@ assert 12 <= active < LATENT and nats.sum() > 15 and nats[-1] < 0.02, EXPECTED
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 14 Why samples are worse than reconstructions
-# To be written.
+# A reconstruction decodes a $z$ of $q(z \mid x)$, a sample a $z$ of the prior. The decoder was
+# trained on the first kind: on the aggregate posterior $\bar q(z)$, the average of $q(z \mid x)$
+# over images. The rate holds the difference (Hoffman and Johnson 2016):
+#
+# $$ E_x\,\text{KL}\big(q(z \mid x)\,\|\,p(z)\big) = \underbrace{E_x\,\text{KL}\big(q(z \mid
+# x)\,\|\,\bar q(z)\big)}_{\text{mutual information } I(x; z)} + \text{KL}\big(\bar q(z)\,\|\,
+# p(z)\big). $$
+#
+# The first part buys information about $x$. The second is waste: the price of a prior that is not
+# $\bar q$.
+#
+# ### How much is waste?
+# Take $\bar q$ as the mean over $N$ digits, one of which gave $z$. It is at least $q(z \mid x) / N$:
+# so this estimate of $I$ cannot exceed $\log N$, however much a code tells.
+
+# %%
+@torch.no_grad()
+def log_aggregate(z, mu, sigma):
+    """Log mean of the N Gaussians (N, k) at z (b, k): -> (b,), nats."""
+    precision, constants = sigma**-2, (mu**2 / sigma**2 + 2 * sigma.log()).sum(-1)
+    square = z.square() @ precision.T - 2 * z @ (mu * precision).T + constants  # (b, N)
+    size = z.shape[-1] * math.log(2 * math.pi)
+    return (-0.5 * (square + size)).logsumexp(-1) - math.log(len(mu))
+
+
+with torch.no_grad():
+    codes = vae.posterior(binarise(grey_train))  # mean and standard deviation, both (n, k)
+    test_codes = vae.posterior(x_test)
+
+
+# %% jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
+def split_rate(mu, sigma, others, rows=2000):
+    """Log ratios q(z | x) / p(z) and q(z | x) / mean of the others, one draw per row: (rows,)."""
+    q = dist.Normal(mu[:rows], sigma[:rows])
+    z = q.sample()
+    log_q, unit = q.log_prob(z).sum(-1), dist.Normal(torch.zeros_like(z), 1.0)
+    return log_q - unit.log_prob(z).sum(-1), log_q - log_aggregate(z, *others)
+
+
+for name, pair in {"training": codes, "test": test_codes}.items():
+    paid, told = split_rate(*pair, pair)
+    ceiling = math.log(len(pair[0]))
+    (paid, paid_error), (told, told_error) = mean_and_error(paid), mean_and_error(told)
+    print(f"{name} digits: rate {paid:.2f} ± {paid_error:.2f}, I {told:.3f} ± {told_error:.3f} "
+          f"(log N = {ceiling:.3f}), waste {paid - told:.1f} nats")  # fmt: skip
+    assert ceiling - 0.3 < told < ceiling + 1e-3, EXPECTED  # saturated
+unseen = split_rate(*test_codes, codes)[1].mean().item()
+print(f"test codes under the mean of the training digits: {unseen:.1f} nats, no bound by log N")
+
+# %% [markdown] slideshow={"slide_type": "subslide"}
+# Both estimates sit at their ceiling: nearly every code points to its own digit. So $I$ is about
+# $\log N$ or more, and the waste at most about what is printed. From the other side: any density
+# $r(z)$ as prior costs $I + \text{KL}(\bar q \,\|\, r) \ge I$. What a learnt prior saves on new
+# digits was waste. (The mean over training digits is a bad $r$: it remembers their codes, as the
+# last line shows.)
+#
+# **Predict first:** keep encoder and decoder, learn the prior. By how much does the test ELBO rise?
+
+# %%
+predict("learnt prior", "less than half a nat", "about two nats", "more than ten nats")
+
+# %% [markdown] slideshow={"slide_type": "subslide"}
+# ### Exercise 12: learn a prior (20 minutes)
+# Digit $i$ has $q(z \mid x_i) = N(\mu_i, \operatorname{diag} \sigma_i^2)$; `mu` and `sigma` are
+# `(n, k)`. Fit a density to the codes: a mixture of full-covariance Gaussians
+# (`dist.MixtureSameFamily`, by EM or gradient steps) or a flow from `dist.transforms`. Return an
+# object with `log_prob(z)`, `(b, k)` → `(b,)`, and `sample((s,))`, `(s, k)`. The check knows the
+# density of its codes.
+
+
+# %% tags=["exercise"]
+def my_prior(mu, sigma):
+    return ...  # replace this by your code
+
+
+checks.check_learnt_prior(my_prior)
+
+# %% [markdown] slideshow={"slide_type": "skip"}
+# <details><summary>Hint 1</summary>
+#
+# What will the decoder be given: a mean of $q$, or a draw? Fit the density to the same.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# `GaussianMixture(10).fit(...)` of scikit-learn has `weights_`, `means_` and `covariances_`. These
+# are what `dist.Categorical` and `dist.MultivariateNormal` need, as 32-bit tensors.
+#
+# </details>
+# <details><summary>Hint 3</summary>
+#
+# A flow for *fitting* needs a fast way from $z$ back to noise. `affine_autoregressive(k).inv` has
+# it; without `.inv`, its fast way is the one for drawing.
+#
+# </details>
+
+# %% [markdown] slideshow={"slide_type": "subslide"}
+# The course's own versions are folded: thirty Gaussians by EM, with codes drawn anew in each round,
+# and two autoregressive layers.
+
+
+# %% tags=["reference"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
+# The course's own version
+def mixture_prior(mu, sigma, components=30, rounds=25, inertia=20.0):
+    """Mixture of full Gaussians for draws of N(mu, diag sigma²), (n, k), by EM with fresh draws."""
+    eye, chosen = torch.eye(mu.shape[1]).to(mu), torch.randperm(len(mu))[:components]
+    means, covariances = mu[chosen], (mu.T.cov() + eye).expand(len(chosen), -1, -1)
+    weights = mu.new_full((len(chosen),), 1 / len(chosen))
+    for _ in bar(range(rounds), desc="EM"):
+        z = mu + sigma * torch.randn_like(mu)
+        inverse = torch.linalg.inv(torch.linalg.cholesky(covariances))  # (c, k, k)
+        shares = [
+            -0.5 * ((z - mean) @ root.T).square().sum(-1) + root.diagonal().log().sum()
+            for mean, root in zip(means, inverse, strict=True)
+        ]
+        shares = (torch.stack(shares) + weights.log()[:, None]).softmax(0)  # (c, n)
+        counts = shares.sum(1)
+        weights, means = (counts + 1) / (counts + 1).sum(), shares @ z / (counts + 1e-3)[:, None]
+        scatter = [(z - m).T @ ((z - m) * s[:, None]) for m, s in zip(means, shares, strict=True)]
+        covariances = torch.stack(scatter) + inertia * eye  # as if more codes had variance 1
+        covariances /= (counts + inertia)[:, None, None]
+    normal = dist.MultivariateNormal(means, covariances)
+    return dist.MixtureSameFamily(dist.Categorical(weights), normal)
+
+
+course_prior = mixture_prior
+assert checks.check_learnt_prior(mixture_prior)
+
+
+# %% jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
+def flow_prior(mu, sigma, steps=600, batch=400, lr=5e-3):
+    """Masked autoregressive flow for draws of N(mu, diag sigma²), (n, k)."""
+    k = mu.shape[1]
+    layers = [dist.transforms.affine_autoregressive(k, [256]).to(mu.device) for _ in range(2)]
+    turn = dist.transforms.Permute(torch.arange(k - 1, -1, -1, device=mu.device))
+    base = dist.Normal(mu.new_zeros(k), 1.0).to_event(1)
+    flow = dist.TransformedDistribution(base, [layers[0].inv, turn, layers[1].inv])
+    optimiser = torch.optim.Adam(nn.ModuleList(layers).parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps)
+    for _ in bar(range(steps), desc="flow"):
+        rows = torch.randint(len(mu), (batch,), device=mu.device)
+        z = mu[rows] + sigma[rows] * torch.randn_like(mu[rows])
+        loss = -flow.log_prob(z).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    nn.ModuleList(layers).requires_grad_(False)
+    return flow
+
+
+# %% [markdown] slideshow={"slide_type": "subslide"}
+# Prior, encoder and decoder can also go on *together*. The rate then has no closed form: it is $\log
+# q(z \mid x) - \log p(z)$ at the draw.
+
+
+# %% slideshow={"slide_type": "subslide"}
+def train_together(vae, prior, grey, *, steps=300, batch=200, lr=2e-3, prior_lr=5e-3):
+    """Copies of a ScoredVae and of a mixture as prior, after steps on their common ELBO."""
+    vae, parts = copy.deepcopy(vae), prior.component_distribution
+    logits, means, roots = (
+        value.detach().clone().requires_grad_()
+        for value in (prior.mixture_distribution.logits, parts.loc, parts.scale_tril)
+    )
+    groups = [(list(vae.parameters()), lr), ([logits, means, roots], prior_lr)]
+    optimiser = torch.optim.Adam([{"params": p, "lr": rate} for p, rate in groups])
+    rates = [rate for _, rate in groups]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=steps)
+    for x in map(binarise, bar(minibatches(grey, batch, steps), total=steps, desc="together")):
+        q = dist.Normal(*vae.posterior(x))
+        z = q.rsample()
+        rate = q.log_prob(z).sum(-1) - mixture(logits, means, roots).log_prob(z)
+        loss = (rate - log_bernoulli(x, vae.decoder(z))).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    return vae, mixture(logits.detach(), means.detach(), roots.detach())
+
+
+# %% slideshow={"slide_type": "subslide"}
+def mixture(logits, means, roots):
+    """Mixture of Gaussians with covariances L Lᵀ; L the lower triangle of a root (c, k, k)."""
+    size = roots.diagonal(dim1=-2, dim2=-1).abs().diag_embed()
+    normal = dist.MultivariateNormal(means, scale_tril=roots.tril(-1) + size)
+    return dist.MixtureSameFamily(dist.Categorical(logits=logits), normal)
+
+
+unit = dist.Normal(torch.zeros(LATENT, device=device), 1.0).to_event(1)
+priors = {"N(0, I)": unit, "mixture": mixture_prior(*codes), "flow": flow_prior(*codes)}
+if checks.check_learnt_prior(my_prior):
+    priors["yours"] = my_prior(*codes)
+
+# %% slideshow={"slide_type": "subslide"}
+later_vae, later_prior = train_together(vae, priors["mixture"], grey_train)
+
+# %% [markdown] slideshow={"slide_type": "subslide"}
+# The same draws and decodings serve all priors of a decoder, so differences are paired.
+
+
+# %%
+@torch.no_grad()
+def prior_scores(vae, priors, x, draws):
+    """ELBO and bound with so many draws for each prior: (n, d) -> name: (2, n), nats."""
+    found = {name: [] for name in priors}
+    for rows in x.split(max(1, 10_000 // draws)):
+        q = dist.Normal(*vae.posterior(rows))
+        z = q.sample((draws,))  # (draws, b, k)
+        rest = log_bernoulli(rows, vae.decoder(z)) - q.log_prob(z).sum(-1)
+        for name, prior in priors.items():
+            w = rest + prior.log_prob(z.flatten(0, 1)).view_as(rest)
+            found[name].append(torch.stack([w.mean(0), w.logsumexp(0) - math.log(draws)]))
+    return {name: torch.cat(parts, 1).cpu() for name, parts in found.items()}
+
+
+both = [(vae, priors), (later_vae, {"mixture, trained together": later_prior})]
+elbos, tight = {}, {}
+for network, learnt in both:
+    elbos |= {name: v[0] for name, v in prior_scores(network, learnt, x_test, 8).items()}
+    tight |= {name: v[1] for name, v in prior_scores(network, learnt, x_test[:100], 500).items()}
+
+# %% jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
+lines = []
+for name in elbos:
+    cells = []
+    for scores in (elbos, tight):
+        gain = scores[name] - scores["N(0, I)"]
+        cells += ["{:.1f} ± {:.1f}".format(*mean_and_error(scores[name]))]
+        cells += ["{:+.2f} ± {:.2f}".format(*mean_and_error(gain))]
+    lines.append(" | ".join(["", name, *cells, ""]))
+head = ["prior", "test ELBO (nats)", "gain", "K = 500 bound (nats)", "gain"]
+display(Markdown("\n".join([" | ".join(["", *head, ""]), "|" + " --- |" * 5, *lines])))
+gains = {name: (scores - elbos["N(0, I)"]).mean().item() for name, scores in elbos.items()}
+assert gains["mixture"] > 1.2 and gains["flow"] > 0.8, EXPECTED
+assert gains["mixture, trained together"] > gains["mixture"] + 0.3, EXPECTED
+assert elbos["mixture, trained together"].mean() > -96.8, EXPECTED
+
+# %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
+answer(
+    "learnt prior",
+    "about two nats",
+    "Far less than the waste printed above: that is an upper limit, set by the ceiling log N.",
+)
+assert 1 < gains["mixture"] < 5, EXPECTED
+
+# %% [markdown] slideshow={"slide_type": "subslide"}
+# ELBO: all test digits; bound: the first 100. ± is over digits, gains are against $N(0, I)$ on the
+# same digits. The last row has also trained longer. Five seeds, all test digits, and a control with
+# as many steps more but without a learnt prior (`benchmarks/learnt_priors.py`):
+#
+# {{learnt priors}}
+
+# %% alt="Five squares of 64 drawn digits. Those from N(0, I) have many blends and broken strokes; those of the learnt priors have fewer; those decoded from codes of training digits are nearly all clear." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
+seed_everything(SEED)
+panels = {f"z from {name}": (vae, prior.sample((64,))) for name, prior in priors.items()}
+panels["together"] = later_vae, later_prior.sample((64,))
+panels["z from the aggregate posterior"] = vae, dist.Normal(*codes).sample()[:64]
+fig, axes = plt.subplots(2, 3, figsize=(9.5, 6.6))
+for ax in axes.flat[len(panels) :]:
+    ax.axis("off")
+for ax, (name, (network, z)) in zip(axes.flat, panels.items(), strict=False):
+    with torch.no_grad():
+        plot_images(network.decoder(z).sigmoid(), rows=8, ax=ax).set_title(name)
+
+# %% [markdown]
+# All are pixel means. Draws from the aggregate posterior *are* reconstructions. The learnt priors
+# come closer to them than $N(0, I)$, with the same decoder.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 15 Half a digit
-# To be written.
+# The lower half of a digit is hidden. What was there? Given $z$, pixels are independent: hidden ones
+# simply drop out of the likelihood, and Bayes' rule gives $p(z \mid x_\text{seen})$. Only, the
+# encoder never saw half a digit: its $q$ is a bad place to draw from. Importance weights repair
+# that, if enough draws hit. The **effective sample size** $(\sum_s w_s)^2 / \sum_s w_s^2$ says how
+# many equal draws the weighted ones are worth.
+#
+# ### Exercise 13: complete the digit (25 minutes)
+# For one image `x` `(d,)` and a mask `seen` `(d,)`, true where a pixel is seen, return `draws`
+# equally weighted $z$ from $p(z \mid x_\text{seen})$, `(draws, k)`, and the effective sample size
+# behind them. Start from the encoder; a few gradient steps for this image improve the proposal. The
+# check knows the exact posterior.
+
+
+# %% tags=["exercise"]
+def my_completions(vae, x, seen, draws):
+    return ...  # replace this by your code
+
+
+checks.check_completions(my_completions)
+
+# %% [markdown] slideshow={"slide_type": "skip"}
+# <details><summary>Hint 1</summary>
+#
+# `vae.decoder(z)[:, seen]` has the logits of the seen pixels. Which density belongs to each of them,
+# which to $z$, and which was $z$ drawn from?
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# Draw many more than `draws`, and choose among them: `dist.Categorical(logits=log_weight)` takes
+# weights that need not sum to one.
+#
+# </details>
+# <details><summary>Hint 3</summary>
+#
+# $q$ is too narrow? A wider one costs draws, a narrow one misses places. Several Gaussians, each
+# improved on its own, are *one* proposal: their mixture.
+#
+# </details>
+
+
+# %% tags=["reference"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
+# The course's own version
+def completions(vae, x, seen, draws, starts=8, steps=100, tries=2000):
+    """Draws of p(z | seen pixels), (draws, k), and their effective sample size; x, seen (d,)."""
+
+    def log_joint(z):
+        log_pixels = log_bernoulli(x[seen], vae.decoder(z)[..., seen])
+        return log_pixels + dist.Normal(0.0, 1.0).log_prob(z).sum(-1)
+
+    with torch.no_grad():
+        mu, sigma = vae.posterior((x * seen).expand(starts, -1))  # (starts, k)
+    mu = (mu + torch.randn_like(mu)).requires_grad_()
+    log_sigma = sigma.log().requires_grad_()
+    optimiser = torch.optim.Adam([mu, log_sigma], 0.05)
+    for _ in range(steps):  # the bound of each start, with two draws
+        q = dist.Normal(mu, log_sigma.exp())
+        z = q.rsample((2,))
+        loss = (q.log_prob(z).sum(-1) - log_joint(z)).mean(0).sum()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    with torch.no_grad():
+        normal = dist.Normal(mu, 1.2 * log_sigma.exp()).to_event(1)
+        q = dist.MixtureSameFamily(dist.Categorical(torch.ones(starts).to(mu)), normal)
+        z = q.sample((tries,))
+        weight = (log_joint(z) - q.log_prob(z)).softmax(0)
+        return z[weight.multinomial(draws, replacement=True)], (1 / weight.square().sum()).item()
+
+
+course_completions = completions
+assert checks.check_completions(completions)
+
+# %% [markdown] slideshow={"slide_type": "subslide"}
+# Twelve test digits, sixty completions each. Their spread (the standard deviation of a pixel's mean
+# over completions, averaged over the lower half) picks the two to show.
+
+# %%
+passed = checks.check_completions(my_completions)
+completions = my_completions if passed else course_completions
+seen = torch.arange(d, device=device) < d // 2
+found = [completions(vae, x, seen, 60) for x in bar(x_test[:12], desc="digits")]
+with torch.no_grad():
+    lower = torch.stack([vae.decoder(torch.as_tensor(z).to(x_test)).sigmoid() for z, _ in found])
+spread = lower[..., ~seen].std(1).mean(-1)  # (12,)
+sizes = [float(size) for _, size in found]
+print(f"effective sample sizes {min(sizes):.0f} to {max(sizes):.0f}")
+certain, open_digit = int(spread.argmin()), int(spread.argmax())
+assert spread.max() > 2 * spread.min(), EXPECTED
+
+# %% alt="Two rows of images. In each: the upper half of a digit, ten completions, and the whole digit. The completions of the upper row look nearly alike, those of the lower row are of several kinds." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
+fig, axes = plt.subplots(2, 1, figsize=(8.5, 2.2))
+for ax, row in zip(axes, (certain, open_digit), strict=True):
+    half = x_test[row] * seen
+    drawn_halves = torch.where(seen, x_test[row], lower[row][:10])
+    plot_images(torch.cat([half[None], drawn_halves, x_test[row][None]]), rows=1, ax=ax)
+    ax.set_title(f"seen · ten completions (pixel means) · truth; spread {spread[row]:.2f}, "
+                 f"effective sample size {sizes[row]:.0f}", loc="left", fontsize=9)  # fmt: skip
+
+# %% [markdown]
+# One upper half leaves nearly one possibility, the other several. That is what a posterior is for.
+# The honest part is the effective size: of two thousand draws only so many count. A small one means
+# that kinds may be missing; equal images in a row are one draw, taken often.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 16 Honest uncertainty
-# To be written.
+# Does the encoder's $z_\sigma$ know that an image is damaged? Flip one pixel in ten, or erase the
+# lower half: to white, nothing is marked as hidden. With $k = 2$ the posterior is known: $p(z \mid x)
+# \propto p(x \mid z)\, p(z)$ on a grid. In between stands a Gaussian optimised for each image (own
+# $q$). **Predict first:** what does flipping pixels do to the *exact* posterior?
+
+# %%
+predict("damage", "it widens", "it hardly changes", "it narrows")
+
+# %%
+clean = x_test[:60]
+flips = torch.rand(clean.shape, generator=torch.Generator().manual_seed(0)).to(device) < 0.1
+damaged = {"clean": clean, "10 % flipped": torch.where(flips, 1 - clean, clean)}
+damaged["lower half erased"] = clean * (torch.arange(d, device=device) < d // 2)
+images = torch.cat([*damaged.values()])  # (180, d)
+with torch.no_grad():
+    amortised_mu, amortised_sigma = flat.posterior(images)
+
+
+# %%
+@torch.no_grad()
+def exact_sigma(vae, x, reach=6.0, points=201):
+    """Posterior standard deviations of a two-dimensional VAE by quadrature: (n, d) -> (n, 2)."""
+    axis = torch.linspace(-reach, reach, points, device=x.device)
+    z = torch.cartesian_prod(axis, axis)  # (g, 2)
+    log_joint = []
+    for part in z.split(5000):
+        logits = vae.decoder(part)  # log p(x | z) = x · logits - sum of softplus
+        log_joint.append(logits @ x.T - F.softplus(logits).sum(-1, keepdim=True))
+    weight = (torch.cat(log_joint) - 0.5 * z.square().sum(-1, keepdim=True)).softmax(0)  # (g, n)
+    mean = weight.T @ z  # (n, 2)
+    return (weight.T @ z.square() - mean.square()).clamp(min=0).sqrt()
+
+
+exact = exact_sigma(flat, images)
+
+# %% jupyter={"source_hidden": true}
+own_mu = amortised_mu.clone().requires_grad_()
+own_log_sigma = amortised_sigma.log().requires_grad_()
+optimiser = torch.optim.Adam([own_mu, own_log_sigma], 0.03)
+for _ in bar(range(100), desc="own q"):
+    z = own_mu + own_log_sigma.exp() * torch.randn(2, *own_mu.shape, device=device)
+    distortion = -log_bernoulli(images, flat.decoder(z)).mean(0)
+    loss = (distortion + gaussian_kl(own_mu, own_log_sigma.exp())).sum()
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+
+# %% tags=["mistake-V14"] jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
+columns = {"encoder": amortised_sigma, "own q": own_log_sigma.detach().exp(), "exact": exact}
+widths = {name: value.reshape(3, -1, 2).mean((1, 2)).tolist() for name, value in columns.items()}
+for row, damage in enumerate(damaged):
+    print(f"{damage:18s}", *(f"{name} {values[row]:.3f}  " for name, values in widths.items()))
+assert widths["exact"][1] < widths["exact"][0] < widths["exact"][2], EXPECTED
+
+# %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
+answer(
+    "damage",
+    "it narrows",
+    "The model knows nothing of flips. It explains each of them by z, and few z are left that do.",
+)
+assert widths["exact"][1] < 0.8 * widths["exact"][0], EXPECTED
+assert widths["encoder"][1] > 1.2 * widths["exact"][1], EXPECTED  # the network hardly reacts
+assert widths["encoder"][2] < 0.9 * widths["exact"][2], EXPECTED
+
+# %% [markdown]
+# The encoder follows neither: after flips it is wider than the exact posterior, after the erasure
+# narrower. Amortised uncertainty is what a network learnt from undamaged images; nobody asked it
+# about others. And even the exact posterior is honest only about $z$, *if* the model is true: a
+# damage that the likelihood does not know can make it surer. Do not use $z_\sigma$ as a measure of
+# damage.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 17 The dial β

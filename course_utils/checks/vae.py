@@ -11,7 +11,14 @@ import pyro
 import torch
 from pyro.infer import SVI, TraceMeanField_ELBO
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Normal, kl_divergence
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+    kl_divergence,
+)
 
 from course_utils.checks.judge import (
     Untried,
@@ -982,3 +989,147 @@ def check_continuous_bernoulli(answer: Any) -> Verdict:
 
     verdict = _hinted(verdict, answer, mass)
     return trial(answer, examine, praise=praise) if verdict else verdict
+
+
+# ------------------------------------------------------------------ a learnt prior, half an image
+
+
+def _clumps(widths: Tensor, spread: float = 1.0) -> MixtureSameFamily:
+    """Density of draws of N(mu, widths²) for means mu that lie in three clumps of the plane."""
+    centres = torch.tensor([[-2.0, 1.2], [1.8, 1.8], [0.4, -2.0]])
+    slant = spread * torch.tensor([[[0.09, 0.08], [0.08, 0.09]], [[0.2, 0.0], [0.0, 0.01]],
+                                   [[0.1, -0.05], [-0.05, 0.1]]])  # fmt: skip
+    normal = MultivariateNormal(centres, slant + (widths**2).diag_embed() + 1e-4 * torch.eye(2))
+    return MixtureSameFamily(Categorical(torch.tensor([0.5, 0.2, 0.3])), normal)
+
+
+@exercise
+def check_learnt_prior(answer: Any) -> Verdict:
+    """Fit a density to draws of N(mu, sigma²), both (n, k): log_prob and sample, on known codes."""
+    widths = torch.tensor([[0.5, 0.7], [0.6, 0.3], [0.4, 0.6]])
+    zero = torch.zeros(3, 2)
+
+    def examine(fit: Callable) -> None:
+        means, truth = _clumps(zero), _clumps(widths)
+        mu = means.sample((3000,))
+        kind = means.component_distribution.log_prob(mu[:, None]).argmax(-1)
+        prior = _run(fit, mu.clone(), widths[kind])
+        if prior is ... or prior is NotImplemented:
+            raise Untried
+        if hasattr(prior, "score_samples"):
+            raise Wrong("scikit-learn's mixture has no `log_prob`: build one of its numbers.")
+        if not (hasattr(prior, "log_prob") and hasattr(prior, "sample")):
+            kind_of = "nothing" if prior is None else type(prior).__name__
+            raise Wrong(f"return an object with `log_prob` and `sample`, not {kind_of}.")
+        parts = getattr(prior, "mixture_distribution", None)
+        if parts is not None and parts.probs.shape[-1] > 500:
+            raise Wrong("one component for each image remembers them; 16,000 cannot be used.")
+
+        def log_prob(z: Tensor) -> Tensor:
+            with torch.no_grad():
+                return numbers(prior.log_prob(z), (len(z),), finite=False)
+
+        axis = torch.arange(-80, 81) / 10.0
+        grid = torch.cartesian_prod(axis, axis)
+        if (mass := (log_p := log_prob(grid)).exp().sum().item() / 100) < 0.97 or mass > 1.03:
+            raise Wrong(f"the integral of exp(`log_prob`) over the plane is {mass:.3g}, not 1.")
+
+        def distance(other: Any) -> float:
+            """KL(other || fitted), nats."""
+            z = other.sample((4000,))
+            return (other.log_prob(z) - log_prob(z)).mean().item()
+
+        z = truth.sample((4000,))
+        one = MultivariateNormal(z.mean(0), z.T.cov())
+        unit = MultivariateNormal(torch.zeros(2), torch.eye(2))
+        wrong = [
+            (unit, "this is N(0, I): it has learnt nothing from the codes."),
+            (one, "one Gaussian for all codes: they lie in clumps."),
+            (means, "it is too narrow: what does the decoder get, means of q or draws?"),
+            (_clumps(widths**2), "draws of q have the standard deviation sigma."),
+            (_clumps(widths**0.5), "draws of q have the standard deviation sigma."),
+            (_clumps(widths, 0.0), "these are clumps without the spread of their means."),
+        ]
+        gap, simple = distance(truth), _gap(truth, one)
+        density, message = min(wrong, key=lambda pair: distance(pair[0]))
+        if distance(density) < min(0.1, gap / 2):
+            raise Wrong(message)
+        if not gap < 0.75 * simple:
+            raise Wrong(f"it lacks {gap:.2f} nats on new codes; one Gaussian lacks {simple:.2f}, "
+                        "a good mixture nearly none.")  # fmt: skip
+        drawn = [numbers(prior.sample((3000,)), (3000, 2)).float() for _ in range(2)]
+        if drawn[0].equal(drawn[1]):
+            raise Wrong("`sample` returns the same draws again.")
+        share = log_p.exp() / 100
+        middle = share @ grid.double()
+        width = (share @ (grid.double() - middle).square()).sqrt()
+        wanted = (share * log_p.clamp(min=-1e3)).sum()
+        off = (drawn[0].mean(0) - middle).abs().max() > 0.12
+        off = off or (drawn[0].std(0) / width - 1).abs().max() > 0.1
+        if off or (log_prob(drawn[0]).mean() - wanted).abs() > 0.15:
+            raise Wrong("`log_prob` is right, but `sample` draws from another density.")
+
+    praise = "a density of new codes, normalised, and draws that follow it."
+    return trial(answer, examine, praise=praise)
+
+
+def _gap(truth: Any, other: Any) -> float:
+    z = truth.sample((4000,))
+    return (truth.log_prob(z) - other.log_prob(z)).mean().item()
+
+
+@exercise
+def check_completions(answer: Any) -> Verdict:
+    """Draws of p(z | seen pixels) and their effective sample size, against quadrature."""
+
+    def examine(complete: Callable) -> None:
+        for k, seed in ((2, 5), (2, 9)):
+            vae = Tiny(8, k, seed, ways=(0.3, 1.5))
+            x = _images(1, 8, seed)[0]
+            seen = torch.arange(8) < 5
+            got = _run(complete, vae, x.clone(), seen.clone(), 1000)
+            if got is ... or got is NotImplemented:
+                raise Untried
+            if not isinstance(got, tuple | list) or len(got) != 2:
+                raise Wrong("return two things: the draws, and the effective sample size.")
+            z = numbers(got[0], (1000, k))
+            size = numbers(got[1], ()).item()
+            axis = torch.linspace(-6, 6, 121)
+            grid = torch.cartesian_prod(*[axis] * k).reshape(-1, k)
+            with torch.no_grad():
+                pixels = Bernoulli(logits=vae.decoder(grid)).log_prob(x).double()  # (g, d)
+                white = Bernoulli(logits=vae.decoder(grid)).log_prob(x * seen).double().sum(-1)
+                q = Normal(*vae.posterior((x * seen)[None])).log_prob(grid).sum(-1)
+            part, prior = pixels[:, seen].sum(-1), UNIT.log_prob(grid).sum(-1)
+
+            def near(log_density: Tensor, z: Tensor = z, grid: Tensor = grid) -> bool:
+                weight = log_density.double().softmax(0)
+                mean = weight @ grid.double()
+                width = (weight @ (grid.double() - mean).square()).sqrt()
+                shift = ((z.mean(0) - mean) / width).abs().max()
+                return bool(shift < 0.25 and (z.std(0) / width).log().abs().max() < 0.2)
+
+            wrong = [
+                (pixels.sum(-1) + prior, "it has looked at the hidden pixels."),
+                (white + prior, "hidden pixels are not white: they are unknown."),
+                (pixels[:, ~seen].sum(-1) + prior, "`seen` is true where a pixel *is* seen."),
+                (part, "the prior is missing."),
+                (prior, "these are draws of the prior: the seen pixels do not count."),
+                (q, "these are draws of the encoder's q: the weights do not count."),
+                (part + prior + q, "draws of q come often where q is high: weigh them for that."),
+                (part - q, "a weight needs the prior, too."),
+                (part + q, "a weight has the prior above and q below the fraction bar."),
+            ]
+            if not near(part + prior):
+                for density, message in wrong:
+                    if near(density):
+                        raise Wrong(message)
+                raise Wrong("their mean or their spread is not that of p(z | seen pixels).")
+            if not 1 - 1e-4 <= size:
+                raise Wrong(f"an effective sample size of {size:.3g} is not possible: at least 1.")
+            if abs(size - 1) < 1e-3 or len(z.unique(dim=0)) > 20 * size + 20:
+                raise Wrong(f"more is drawn than an effective sample size of {size:.1f} allows: "
+                            "do the weights sum to one in its formula?")  # fmt: skip
+
+    praise = "completions in the right proportions, and what they are worth."
+    return trial(answer, examine, praise=praise)

@@ -9,7 +9,7 @@ from pyro import distributions as dist
 from torch.distributions import Bernoulli, Normal, kl_divergence
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
-from tests.answers import right, slip
+from tests.answers import right, slip, vae_slips_c
 from tests.answers.vae_slips import SLIPS
 from tests.answers.vae_slips_b import SLIPS as MORE_SLIPS
 
@@ -160,3 +160,6 @@ ODD = [
     ("leave_one_out", lambda f, g: ((len(f) * f - f.sum()) / (len(f) - 1)).numpy()[:, None] * g.numpy()),
     ("leave_one_out", lambda f, g: ((f - f.mean())[:, None] * g) * len(f) / (len(f) - 1)),
 ]  # fmt: skip
+
+WRONG += vae_slips_c.WRONG
+ODD += vae_slips_c.ODD
