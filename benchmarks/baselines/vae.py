@@ -25,7 +25,7 @@ from tools.notebook_definitions import definitions
 BOOK = catalogue.find("vae")
 nb = definitions(BOOK.file)
 LATENT, RATE, BATCH, PIXELS = 32, 1e-3, 256, 784
-SIZES = {"quick": (1, 40), "normal": (30, 1600), "full": (10, 1600)}  # epochs, notebook's steps
+SIZES = {"quick": (1, 40), "normal": (30, 1700), "full": (10, 1700)}  # epochs, notebook's steps
 NOTES = 20  # points of a curve
 
 
