@@ -1221,7 +1221,7 @@ _ = axes[1].legend(title="posterior; dashed: its q", fontsize=9, title_fontsize=
 # $$ z \sim N(0, I), \qquad x \mid z \sim N(W z, \ s^2 I), \qquad
 # q(z \mid x) = N\big(V x,\ \text{diag}(z_\sigma^2)\big). $$
 #
-# $s$ is the standard deviation of the noise, one number. The data, *grey* digits shrunk to 7 × 7
+# $s$, one number, is the noise's standard deviation. The data, *grey* digits shrunk to 7 × 7
 # pixels, have their mean subtracted. A log density is no log probability: it can be positive, and
 # must never be compared with a score of black and white digits.
 #
@@ -1443,9 +1443,9 @@ axes[1].set(xlabel="$z_1$", ylabel="$z_2$", aspect="equal", title="eight digits,
 _ = axes[1].legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
 
 # %% [markdown]
-# Left, on a logarithmic axis: the bound, and the log likelihood of the same model, approach the best
-# value. Right: the encoder even turned the axes of $z$ until the exact posterior was diagonal; only
-# then can a diagonal $q$ be exact (Lucas et al. 2019).
+# Left, on a logarithmic axis: the bound, and the log likelihood of the same model, approach the
+# best value. Right: the encoder even turned the axes of $z$ until the exact posterior was diagonal;
+# only then can a diagonal $q$ be exact (Lucas et al. 2019).
 #
 # ### A dial that nobody sees
 # A squared error is a Gaussian likelihood of fixed variance. Scripts that minimise $1000 \cdot
@@ -1553,8 +1553,8 @@ course_leave_one_out = leave_one_out
 assert checks.check_leave_one_out(leave_one_out)
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# A test with a known answer: the best linear VAE of section 10, one digit, its posterior as $q$, and
-# $f(z) = \log p(x \mid z)$; then $\nabla_\mu E_q[f] = W^\top(x - W\mu)/s^2$. **Predict
+# A test with a known answer: the best linear VAE of section 10, one digit, its posterior as $q$,
+# and $f(z) = \log p(x \mid z)$; then $\nabla_\mu E_q[f] = W^\top(x - W\mu)/s^2$. **Predict
 # first:** with $k = 2$, how many draws of the score function, without a baseline, are worth one
 # reparametrised draw?
 
@@ -1640,8 +1640,8 @@ assert abs(share["all draws"] - 0.5) < 5 * error and abs(share["leave one out"] 
 # w_s = \frac{p_\theta(x \mid z_s)\, p(z_s)}{q_\phi(z_s \mid x)} . $$
 #
 # $L_1$ is the ELBO. Each weight has the mean $E_q[w_s] = p(x)$, so by Jensen's inequality $L_K \le
-# \log E[\text{average}] = \log p(x)$. An average of more weights fluctuates less: *on average* every
-# further draw raises the bound. If the weights are bounded, $L_K \to \log p(x)$ (Burda et al.
+# \log E[\text{average}] = \log p(x)$. An average of more weights fluctuates less: *on average*
+# every further draw raises the bound. If the weights are bounded, $L_K \to \log p(x)$ (Burda et al.
 # 2016). Where $q$ is narrower than the posterior they need not be, and it can take very long.
 #
 # ### Exercise 11: write the importance-weighted bound (15 minutes)
@@ -1784,8 +1784,8 @@ publish(
 # ### Where do the missing nats go?
 # The gap of the ELBO is $\text{KL}(q_\phi(z \mid x) \| p_\theta(z \mid x))$. Part of it is the
 # shape of $q$, a diagonal Gaussian, part is **amortisation**: one network for all images. To
-# separate them, give 100 test digits a $z_\mu$ and $z_\sigma$ of their own, started at the encoder's
-# answer and improved by gradient ascent. The decoder is not touched.
+# separate them, give 100 test digits a $z_\mu$ and $z_\sigma$ of their own, started at the
+# encoder's answer and improved by gradient ascent. The decoder is not touched.
 
 # %%
 few = x_test[:100]
@@ -1872,14 +1872,15 @@ assert 10 <= active <= LATENT and (nats > 0.1).sum() <= active, EXPECTED
 # %% alt="Left: the divergence of each latent in decreasing order; the first have about two nats, the last nothing. Right: the same quantity during training, one line for each latent; at the first look all have some; most keep one to two nats, the others fall to zero and stay there." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
 fig, axes = plt.subplots(1, 2, figsize=(9, 3.4))
 axes[0].bar(range(1, LATENT + 1), nats.sort(descending=True).values)
-axes[0].set(xlabel="latent, by rank", ylabel="KL to the prior (nats)", title="test digits, at the end")
+axes[0].set(xlabel="latent, by rank", ylabel="KL to the prior (nats)", title="test, at the end")
 steps_seen, kl_seen = zip(*seen, strict=True)
 axes[1].plot(steps_seen, torch.stack(kl_seen), color=PALETTE["blue"], alpha=0.5, linewidth=1)
-axes[1].set(xlabel="training step", ylabel="KL to the prior (nats)", title="each latent, validation")
+axes[1].set(xlabel="training step", ylabel="KL to the prior (nats)", title="during training")
 
 # %% [markdown]
-# Left: some latents carry the whole rate, the others nothing. Right: at first, while the warm-up keeps
-# the rate cheap, all carry something; as its price climbs, some fall to zero and stay there.
+# Left: some latents carry the whole rate, the others nothing. Right, one line for each latent on
+# validation digits: at first, while the warm-up keeps the rate cheap, all carry something; as its
+# price climbs, some fall to zero and stay there.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 14 Why samples are worse than reconstructions
