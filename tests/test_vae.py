@@ -209,6 +209,11 @@ def test_what_is_no_image_is_refused(small_vae, x):
             call(x)
 
 
+def test_validation_rows_of_another_width_are_refused():
+    with pytest.raises(ValueError, match=r"shape \(n, 6\), not \(3, 5\)"):
+        nb.fit_vae(two_clusters(9), torch.zeros(3, 5), k=2, seed=0, steps=2)
+
+
 @pytest.mark.mistake("V1")
 def test_no_grey_image_is_scored(small_vae):
     grey = torch.full((3, 6), 0.5)

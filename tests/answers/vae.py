@@ -133,9 +133,10 @@ ODD = [
     ("vae_networks", slip("vae_networks", "F.softplus(raw)", "raw.exp()")),
     ("vae_networks", slip("vae_networks", "F.softplus(raw)", "(raw / 2).exp()", "2 * k", "k + k")),
     ("vae_networks", slip("vae_networks", "self.encoder = mlp(d, hidden, hidden, 2 * k)",
-                          "self.a = mlp(d, hidden, hidden); self.m, self.s = mlp(hidden, k), "
-                          "mlp(hidden, k)", "mu, raw = self.encoder(x).chunk(2, -1)",
-                          "h = F.relu(self.a(x)); mu, raw = self.m(h), self.s(h)")),
+                          "self.encoder = nn.Sequential(nn.Linear(d, hidden), nn.ReLU(), "
+                          "nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 2 * k))",
+                          "mu, raw = self.encoder(x).chunk(2, -1)",
+                          "raw, mu = self.encoder(x).chunk(2, -1)")),
     ("vae_training", slip("vae_training", "TraceMeanField_ELBO", "pyro.infer.Trace_ELBO")),
     ("vae_training", slip("vae_training", "return losses", "return torch.tensor(losses).numpy()",
                           "3e-3", "0.003, 'betas': (0.95, 0.999)")),
