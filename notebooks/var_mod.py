@@ -1817,11 +1817,11 @@ gain, gain_error = mean_and_error(individual - amortised)
 total, total_error = mean_and_error(by_image[500][:100] + elbo[:100] - amortised)
 print(f"gap at least {total:.2f} ± {total_error:.2f} nats, of which amortisation "
       f"{gain:.2f} ± {gain_error:.2f}")  # fmt: skip
-assert total / 2 < gain < total, EXPECTED
+assert total / 3 < gain < total, EXPECTED
 
 # %% [markdown]
-# As far as 500 draws show it, more than half of the gap on new digits is amortisation: the encoder
-# is the weak part, not the *diagonal* Gaussian (Cremer et al. 2018). Remedies are a better encoder,
+# As far as 500 draws show it, a large part of the gap on new digits is amortisation: the encoder is
+# a weak part, not only the *diagonal* Gaussian (Cremer et al. 2018). Remedies are a better encoder,
 # or a few gradient steps when a single image matters.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
@@ -1849,9 +1849,9 @@ answer(
     "active",
     "no",
     f"With 40 latents {counted[40, 200]} count after 200 steps and {counted[40, 600]} after 600; "
-    f"with 10, {counted[10, 600]}.",
+    f"with 10, {counted[10, 200]} and {counted[10, 600]}.",
 )
-assert counted[10, 600] < counted[40, 600] < counted[40, 200], EXPECTED
+assert max(counted[10, 200], counted[40, 600]) < counted[40, 200], EXPECTED
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # The number depends on $k$ and on the training: it is no decision of the model. The KL of each
