@@ -1855,7 +1855,7 @@ assert max(counted[10, 200], counted[40, 600]) < counted[40, 200], EXPECTED
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # The number depends on $k$ and on the training: it is no decision of the model. The KL of each
-# latent, whose sum is the rate, says more. Here for the large VAE:
+# latent says more; their sum is the rate:
 
 # %%
 @torch.no_grad()
@@ -1878,9 +1878,9 @@ axes[1].plot(steps_seen, torch.stack(kl_seen), color=PALETTE["blue"], alpha=0.5,
 axes[1].set(xlabel="training step", ylabel="KL to the prior (nats)", title="during training")
 
 # %% [markdown]
-# Left: some latents carry the whole rate, the others nothing. Right, one line for each latent on
-# validation digits: at first, while the warm-up keeps the rate cheap, all carry something; as its
-# price climbs, some fall to zero and stay there.
+# Left: some latents carry the whole rate. Right, one line for each latent on validation digits: at
+# first, while the warm-up keeps the rate cheap, all carry something; as its price climbs, some fall
+# to zero and stay there.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 14 Why samples are worse than reconstructions
