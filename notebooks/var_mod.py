@@ -1226,7 +1226,7 @@ _ = axes[1].legend(title="posterior; dashed: its q", fontsize=9, title_fontsize=
 # $$ z \sim N(0, I), \qquad x \mid z \sim N(W z, \ s^2 I), \qquad
 # q(z \mid x) = N\big(V x,\ \text{diag}(z_\sigma^2)\big). $$
 #
-# $s$ is the standard deviation of the noise, one number. The data, *grey* digits shrunk to 7 × 7
+# $s$, one number, is the noise's standard deviation. The data, *grey* digits shrunk to 7 × 7
 # pixels, have their mean subtracted. A log density is no log probability: it can be positive, and
 # must never be compared with a score of black and white digits.
 #
@@ -1393,7 +1393,7 @@ optimiser = pyro.optim.ClippedAdam({"lr": 0.03, "lrd": 0.996})  # lr falls by 0.
 svi = SVI(type(linear).model, guide, optimiser, TraceMeanField_ELBO())
 curve = {"bound": [], "exact log likelihood": []}
 for _ in (shown := bar(range(max(1, LINEAR_STEPS // 40)), desc="epochs")):
-    for x in torch.utils.data.DataLoader(small, 400, shuffle=True):
+    for x in DataLoader(small, 400, shuffle=True):
         svi.step(linear, x, 2)
     curve["bound"].append(linear_elbo(linear, small).mean().item())
     curve["exact log likelihood"].append(linear_log_likelihood(linear, small).mean().item())
@@ -1448,9 +1448,9 @@ axes[1].set(xlabel="$z_1$", ylabel="$z_2$", aspect="equal", title="eight digits,
 _ = axes[1].legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
 
 # %% [markdown]
-# Left, on a logarithmic axis: the bound, and the log likelihood of the same model, approach the best
-# value. Right: the encoder even turned the axes of $z$ until the exact posterior was diagonal; only
-# then can a diagonal $q$ be exact (Lucas et al. 2019).
+# Left, on a logarithmic axis: the bound, and the log likelihood of the same model, approach the
+# best value. Right: the encoder even turned the axes of $z$ until the exact posterior was diagonal;
+# only then can a diagonal $q$ be exact (Lucas et al. 2019).
 #
 # ### A dial that nobody sees
 # A squared error is a Gaussian likelihood of fixed variance. Scripts that minimise $1000 \cdot
@@ -1558,8 +1558,8 @@ course_leave_one_out = leave_one_out
 assert checks.check_leave_one_out(leave_one_out)
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# A test with a known answer: the best linear VAE of section 10, one digit, its posterior as $q$, and
-# $f(z) = \log p(x \mid z)$; then $\nabla_\mu E_q[f] = W^\top(x - W\mu)/s^2$. **Predict
+# A test with a known answer: the best linear VAE of section 10, one digit, its posterior as $q$,
+# and $f(z) = \log p(x \mid z)$; then $\nabla_\mu E_q[f] = W^\top(x - W\mu)/s^2$. **Predict
 # first:** with $k = 2$, how many draws of the score function, without a baseline, are worth one
 # reparametrised draw?
 
@@ -1645,8 +1645,8 @@ assert abs(share["all draws"] - 0.5) < 5 * error and abs(share["leave one out"] 
 # w_s = \frac{p_\theta(x \mid z_s)\, p(z_s)}{q_\phi(z_s \mid x)} . $$
 #
 # $L_1$ is the ELBO. Each weight has the mean $E_q[w_s] = p(x)$, so by Jensen's inequality $L_K \le
-# \log E[\text{average}] = \log p(x)$. An average of more weights fluctuates less: *on average* every
-# further draw raises the bound. If the weights are bounded, $L_K \to \log p(x)$ (Burda et al.
+# \log E[\text{average}] = \log p(x)$. An average of more weights fluctuates less: *on average*
+# every further draw raises the bound. If the weights are bounded, $L_K \to \log p(x)$ (Burda et al.
 # 2016). Where $q$ is narrower than the posterior they need not be, and it can take very long.
 #
 # ### Exercise 11: write the importance-weighted bound (15 minutes)
@@ -1721,7 +1721,7 @@ by_image = {draws: bound(vae, sharper, draws) - elbo[:500] for draws in (1, 5, 5
 gains = {draws: mean_and_error(values.cpu()) for draws, values in by_image.items()}
 bounds = {draws: (elbo.mean() + gain).item() for draws, (gain, _) in gains.items()}
 
-# %% alt="The mean gain of the bound over the ELBO against the number of draws, logarithmic: it is zero at one draw and rises ever more slowly to more than four nats at 500; the error bars are smaller than the dots." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
+# %% alt="The mean gain of the bound over the ELBO against the number of draws, logarithmic: it is zero at one draw and rises ever more slowly to about five nats at 500; error bars are short." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
 fig, ax = plt.subplots(figsize=(6, 3.5))
 ax.errorbar(list(bounds), *zip(*gains.values(), strict=True), fmt="o-", capsize=4)
 ax.axhline(0, linestyle="--", color=PALETTE["black"])
@@ -1735,9 +1735,9 @@ for draws, (gain, error) in gains.items():
 answer(
     "above the ELBO",
     "a few nats",
-    "The bound rises with more draws, and ever more slowly: the log likelihood is some four nats "
-    "above the ELBO, or more.",
+    f"With 500 draws the bound is {gains[500][0]:.1f} nats above, and it rises ever more slowly.",
 )
+assert 2 < gains[500][0] < 10, EXPECTED
 assert abs(bounds[1] - elbo.mean()) < 0.5
 assert bounds[1] < bounds[5] < bounds[50] < bounds[500] < -floor
 
@@ -1755,7 +1755,7 @@ def shown_with_error(values):
 
 frequencies = shown_with_error(dist.Bernoulli(frequency).log_prob(x_test).sum(-1))
 sharper_error = (elbo.var().item() / len(elbo) + gains[500][1].item() ** 2) ** 0.5
-flat_elbo_test = shown_with_error(bound(flat, x_test, 1))
+flat_elbo_test = shown_with_error(flat_scores["test"])
 rows = [
     ("pixel frequencies (exact)", "16,000", frequencies, frequencies, frequencies),
     ("this notebook, k = 2", "16,000", flat_elbo_test, "–", "–"),
@@ -1773,7 +1773,7 @@ print(f"noise of sampled binarisation: on average no model gets above {-floor:.1
 
 # %% tags=["slides"] slideshow={"slide_type": "skip"}
 publish(
-    two_latents=f"{bound(flat, x_test, 1).mean():.1f}",
+    two_latents=f"{flat_elbo:.1f}",
     more_latents=f"{elbo.mean():.1f}",
     bound=f"{bounds[500]:.1f}",
 )
@@ -1789,8 +1789,8 @@ publish(
 # ### Where do the missing nats go?
 # The gap of the ELBO is $\text{KL}(q_\phi(z \mid x) \| p_\theta(z \mid x))$. Part of it is the
 # shape of $q$, a diagonal Gaussian, part is **amortisation**: one network for all images. To
-# separate them, give 100 test digits a $z_\mu$ and $z_\sigma$ of their own, started at the encoder's
-# answer and improved by gradient ascent. The decoder is not touched.
+# separate them, give 100 test digits a $z_\mu$ and $z_\sigma$ of their own, started at the
+# encoder's answer and improved by gradient ascent. The decoder is not touched.
 
 # %%
 few = x_test[:100]
@@ -1822,77 +1822,70 @@ gain, gain_error = mean_and_error(individual - amortised)
 total, total_error = mean_and_error(by_image[500][:100] + elbo[:100] - amortised)
 print(f"gap at least {total:.2f} ± {total_error:.2f} nats, of which amortisation "
       f"{gain:.2f} ± {gain_error:.2f}")  # fmt: skip
-assert total / 2 < gain < total, EXPECTED
+assert total / 3 < gain < total, EXPECTED
 
 # %% [markdown]
-# As far as 500 draws show it, more than half of the gap on new digits is amortisation: the encoder
-# is the weak part, not the *diagonal* Gaussian (Cremer et al. 2018). Remedies are a better encoder,
+# As far as 500 draws show it, a large part of the gap on new digits is amortisation: the encoder is
+# a weak part, not only the *diagonal* Gaussian (Cremer et al. 2018). Remedies are a better encoder,
 # or a few gradient steps when a single image matters.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 13 Which latents work?
 # A latent whose $q(z_i \mid x)$ is the prior for every image is switched off: it costs no rate and
-# tells the decoder nothing. A usual count: a latent (a "unit") is **active** if its mean $z_\mu(x)$
-# has a variance over 0.01 across images (Burda et al. 2016). **Predict first:** train small VAEs
-# with 10 and 40 latents on digits of 14 × 14 pixels, shortly and longer. Do the data decide how
-# many are active?
+# tells the decoder nothing. Section 8 counted the active ones. **Predict first:** train small VAEs
+# with 10 and 40 latents on digits of 14 × 14 pixels, for 200 steps and for 600. Do the data decide
+# how many are active?
 
 # %%
 predict("active", "yes, whatever k is", "yes, once k is large enough", "no")
+
+# %% tags=["mistake-V15"]
+halved = [F.avg_pool2d(x.view(-1, 1, 28, 28), 2).flatten(1) for x in (grey_train, grey_val)]
+shrunk, shrunk_val = halved[0], binarise(halved[1])  # (n, 196)
+counted = {}
+for k, steps in itertools.product((10, 40), (200, 600)):
+    fitted = fit_vae(shrunk, shrunk_val[:500], k=k, seed=SEED, hidden=100, batch=100, steps=steps)
+    counted[k, steps] = active_units(fitted, shrunk_val)
+    print(f"k = {k}, {steps} steps: {counted[k, steps]} active")
+
+# %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
+# Answer
+answer(
+    "active",
+    "no",
+    f"With 40 latents {counted[40, 200]} count after 200 steps and {counted[40, 600]} after 600; "
+    f"with 10, {counted[10, 200]} and {counted[10, 600]}.",
+)
+assert max(counted[10, 200], counted[40, 600]) < counted[40, 200], EXPECTED
+
+# %% [markdown] slideshow={"slide_type": "subslide"}
+# The number depends on $k$ and on the training: it is no decision of the model. The KL of each
+# latent says more; their sum is the rate:
 
 # %%
 @torch.no_grad()
 def kl_per_latent(vae, x):
     """Mean KL(q(z_i | x) || p(z_i)) of each latent: (n, d) -> (k,), nats; the sum is the rate."""
     mu, sigma = vae.posterior(x)
-    rates = gaussian_kl(mu.flatten()[:, None], sigma.flatten()[:, None])  # (n k,)
-    return rates.view_as(mu).mean(0)
+    return gaussian_kl(mu[..., None], sigma[..., None]).mean(0)
 
 
-@torch.no_grad()
-def active_units(vae, x):
-    """Number of latents whose posterior mean varies over the images with variance over 0.01."""
-    return int((vae.posterior(x)[0].var(0) > 0.01).sum())
+nats, active = kl_per_latent(vae, x_test).cpu(), active_units(vae, x_test)
+print(f"{active} of {LATENT} are active; {(nats > 0.1).sum()} have a KL of more than 0.1 nats")
+assert 10 <= active <= LATENT and (nats > 0.1).sum() <= active, EXPECTED
 
-# %% tags=["mistake-V15"]
-halved = [F.avg_pool2d(x.view(-1, 1, 28, 28), 2).flatten(1) for x in (grey_train, grey_val)]
-shrunk, shrunk_val = halved[0], binarise(halved[1])  # (n, 196)
-units_k, units_steps, counted = (10, 40), (200, 600), {}
-for k, steps in itertools.product(units_k, units_steps):
-    fitted = fit_vae(shrunk, shrunk_val[:500], k=k, seed=SEED, hidden=100, batch=100, steps=steps)
-    counted[k, steps] = active_units(fitted, shrunk_val)
-print("active, by k and steps:", counted)
-
-# %% alt="Left: the divergence of each latent of the large VAE in decreasing order; about half of them have one to two nats, and the others nothing. Right: active units of small VAEs after 200 and 600 steps; with 10 latents all or nearly all are active at both times, with 40 nearly all at first and far fewer later." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
+# %% alt="Left: the divergence of each latent in decreasing order; the first have about two nats, the last nothing. Right: the same quantity during training, one line for each latent; at the first look all have some; most keep one to two nats, the others fall to zero and stay there." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
 fig, axes = plt.subplots(1, 2, figsize=(9, 3.4))
-nats = kl_per_latent(vae, x_test).cpu().sort(descending=True).values
-active = active_units(vae, x_test)
-axes[0].bar(range(1, LATENT + 1), nats)
-axes[0].set(xlabel="latent, by rank", ylabel="KL to the prior (nats)")
-axes[0].set_title(f"large VAE: {active} of {LATENT} active")
-for k, marker in zip(units_k, "os", strict=True):
-    axes[1].plot(units_steps, [counted[k, steps] for steps in units_steps], marker + "-")
-    axes[1].annotate(f"k = {k}", (units_steps[0], counted[k, units_steps[0]]), (0, -16),
-                     textcoords="offset points")  # fmt: skip
-axes[1].set(xlabel="training steps", xticks=units_steps, ylabel="active units", ylim=(-3, 42))
-_ = axes[1].set_title("small VAEs")
-
-# %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
-# Answer
-early, late = (counted[40, steps] for steps in units_steps)
-answer(
-    "active",
-    "no",
-    f"With 40 latents {early} count after {units_steps[0]} steps and {late} after "
-    f"{units_steps[1]}; with 10, {counted[10, units_steps[1]]}.",
-)
-assert counted[10, units_steps[1]] < late < early, EXPECTED
-assert 12 <= active < LATENT and nats.sum() > 15 and nats[-1] < 0.02, EXPECTED
+axes[0].bar(range(1, LATENT + 1), nats.sort(descending=True).values)
+axes[0].set(xlabel="latent, by rank", ylabel="KL to the prior (nats)", title="test, at the end")
+steps_seen, kl_seen = zip(*seen, strict=True)
+axes[1].plot(steps_seen, torch.stack(kl_seen), color=PALETTE["blue"], alpha=0.5, linewidth=1)
+axes[1].set(xlabel="training step", ylabel="KL to the prior (nats)", title="during training")
 
 # %% [markdown]
-# Left: some latents take one or two nats each, the others nothing: a picture says more than a count
-# with a threshold. Right: early on, nearly all count, because means still vary without being used.
-# The number depends on $k$ and on the training; it is no decision of the model.
+# Left: some latents carry the whole rate. Right, one line for each latent on validation digits: at
+# first, while the warm-up keeps the rate cheap, all carry something; as its price climbs, some fall
+# to zero and stay there.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 14 Why samples are worse than reconstructions

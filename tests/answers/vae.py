@@ -158,7 +158,8 @@ ODD = [
     ("continuous_bernoulli", lambda x, t: stable(x, (t + 2e-4).where(abs(t) < 1e-4, t)).sum(-1)),
     ("linear_vae", lambda d, k: right.linear_vae(d, k)), ("linear_vae", Softplus),
     ("leave_one_out", leave_one_out),
-    ("leave_one_out", lambda f, g: ((len(f) * f - f.sum()) / (len(f) - 1)).numpy()[:, None] * g.numpy()),
+    ("leave_one_out", lambda f, g: (len(f) * f - f.sum())[:, None].numpy() * g.numpy()
+                                   / (len(f) - 1)),
     ("leave_one_out", lambda f, g: ((f - f.mean())[:, None] * g) * len(f) / (len(f) - 1)),
 ]  # fmt: skip
 
