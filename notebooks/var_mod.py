@@ -1748,8 +1748,8 @@ assert 12 <= active < LATENT, EXPECTED
 # $\bar q$.
 #
 # ### How much is waste?
-# Take $\bar q$ as the mean over $N$ digits, one of which gave $z$. It is at least $q(z \mid x) / N$:
-# so this estimate of $I$ cannot exceed $\log N$, however much a code tells.
+# Take $\bar q$ as the mean over $N$ digits, one of which gave $z$. It is at least
+# $q(z \mid x) / N$: so this estimate of $I$ cannot exceed $\log N$, however much a code tells.
 
 # %%
 @torch.no_grad()
@@ -1767,7 +1767,7 @@ with torch.no_grad():
 
 
 # %% jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
-def split_rate(mu, sigma, others, rows=2000):
+def split_rate(mu, sigma, others, rows=1000):
     """Log ratios q(z | x) / p(z) and q(z | x) / mean of the others, one draw per row: (rows,)."""
     q = dist.Normal(mu[:rows], sigma[:rows])
     z = q.sample()
@@ -1866,7 +1866,7 @@ assert checks.check_learnt_prior(mixture_prior)
 
 
 # %% jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
-def flow_prior(mu, sigma, steps=600, batch=400, lr=5e-3):
+def flow_prior(mu, sigma, steps=500, batch=400, lr=5e-3):
     """Masked autoregressive flow for draws of N(mu, diag sigma²), (n, k)."""
     k = mu.shape[1]
     layers = [dist.transforms.affine_autoregressive(k, [256]).to(mu.device) for _ in range(2)]
@@ -1888,12 +1888,12 @@ def flow_prior(mu, sigma, steps=600, batch=400, lr=5e-3):
 
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# Prior, encoder and decoder can also go on *together*. The rate then has no closed form: it is $\log
-# q(z \mid x) - \log p(z)$ at the draw.
+# Prior, encoder and decoder can also go on *together*. The rate then has no closed form: it is
+# $\log q(z \mid x) - \log p(z)$ at the draw.
 
 
 # %% slideshow={"slide_type": "subslide"}
-def train_together(vae, prior, grey, *, steps=300, batch=200, lr=2e-3, prior_lr=5e-3):
+def train_together(vae, prior, grey, *, steps=360, batch=200, lr=2e-3, prior_lr=5e-3):
     """Copies of a ScoredVae and of a mixture as prior, after steps on their common ELBO."""
     vae, parts = copy.deepcopy(vae), prior.component_distribution
     logits, means, roots = (
@@ -1901,7 +1901,7 @@ def train_together(vae, prior, grey, *, steps=300, batch=200, lr=2e-3, prior_lr=
         for value in (prior.mixture_distribution.logits, parts.loc, parts.scale_tril)
     )
     groups = [(list(vae.parameters()), lr), ([logits, means, roots], prior_lr)]
-    optimiser = torch.optim.Adam([{"params": p, "lr": rate} for p, rate in groups])
+    optimiser = torch.optim.Adam([{"params": p, "lr": rate} for p, rate in groups], fused=True)
     rates = [rate for _, rate in groups]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=steps)
     for x in map(binarise, bar(minibatches(grey, batch, steps), total=steps, desc="together")):
@@ -2007,7 +2007,7 @@ for ax, (name, (network, z)) in zip(axes.flat, panels.items(), strict=False):
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 15 Half a digit
-# The lower half of a digit is hidden. What was there? Given $z$, pixels are independent: hidden ones
+# The lower half of a digit is hidden. What was there? Given $z$, pixels are independent: the hidden
 # simply drop out of the likelihood, and Bayes' rule gives $p(z \mid x_\text{seen})$. Only, the
 # encoder never saw half a digit: its $q$ is a bad place to draw from. Importance weights repair
 # that, if enough draws hit. The **effective sample size** $(\sum_s w_s)^2 / \sum_s w_s^2$ says how
@@ -2030,8 +2030,8 @@ checks.check_completions(my_completions)
 # %% [markdown] slideshow={"slide_type": "skip"}
 # <details><summary>Hint 1</summary>
 #
-# `vae.decoder(z)[:, seen]` has the logits of the seen pixels. Which density belongs to each of them,
-# which to $z$, and which was $z$ drawn from?
+# `vae.decoder(z)[:, seen]` has the logits of the seen pixels. Which density belongs to each of
+# them, which to $z$, and which was $z$ drawn from?
 #
 # </details>
 # <details><summary>Hint 2</summary>
@@ -2114,9 +2114,9 @@ for ax, row in zip(axes, (certain, open_digit), strict=True):
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 16 Honest uncertainty
 # Does the encoder's $z_\sigma$ know that an image is damaged? Flip one pixel in ten, or erase the
-# lower half: to white, nothing is marked as hidden. With $k = 2$ the posterior is known: $p(z \mid x)
-# \propto p(x \mid z)\, p(z)$ on a grid. In between stands a Gaussian optimised for each image (own
-# $q$). **Predict first:** what does flipping pixels do to the *exact* posterior?
+# lower half: to white, nothing is marked as hidden. With $k = 2$ the posterior is known:
+# $p(z \mid x) \propto p(x \mid z)\, p(z)$ on a grid. In between stands a Gaussian optimised for
+# each image (own $q$). **Predict first:** what does flipping pixels do to the *exact* posterior?
 
 # %%
 predict("damage", "it widens", "it hardly changes", "it narrows")
