@@ -1946,7 +1946,8 @@ def prior_scores(vae, priors, x, draws):
         z = q.sample((draws,))  # (draws, b, k)
         rest = log_bernoulli(rows, vae.decoder(z)) - q.log_prob(z).sum(-1)
         for name, prior in priors.items():
-            w = rest + prior.log_prob(z.flatten(0, 1)).view_as(rest)
+            log_p = torch.as_tensor(prior.log_prob(z.flatten(0, 1))).to(rest)
+            w = rest + log_p.view_as(rest)
             found[name].append(torch.stack([w.mean(0), w.logsumexp(0) - math.log(draws)]))
     return {name: torch.cat(parts, 1).cpu() for name, parts in found.items()}
 
@@ -1992,13 +1993,14 @@ assert 1 < gains["mixture"] < 5, EXPECTED
 # %% alt="Five squares of 64 drawn digits. Those from N(0, I) have many blends and broken strokes; those of the learnt priors have fewer; those decoded from codes of training digits are nearly all clear." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
 seed_everything(SEED)
 panels = {f"z from {name}": (vae, prior.sample((64,))) for name, prior in priors.items()}
-panels["together"] = later_vae, later_prior.sample((64,))
+panels["mixture, trained together"] = later_vae, later_prior.sample((64,))
 panels["z from the aggregate posterior"] = vae, dist.Normal(*codes).sample()[:64]
 fig, axes = plt.subplots(2, 3, figsize=(9.5, 6.6))
 for ax in axes.flat[len(panels) :]:
     ax.axis("off")
 for ax, (name, (network, z)) in zip(axes.flat, panels.items(), strict=False):
     with torch.no_grad():
+        z = torch.as_tensor(z).to(x_test)
         plot_images(network.decoder(z).sigmoid(), rows=8, ax=ax).set_title(name)
 
 # %% [markdown]
@@ -2081,21 +2083,34 @@ course_completions = completions
 assert checks.check_completions(completions)
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# Twelve test digits, sixty completions each. Their spread (the standard deviation of a pixel's mean
+# Eight test digits, sixty completions each. Their spread (the standard deviation of a pixel's mean
 # over completions, averaged over the lower half) picks the two to show.
 
 # %%
 passed = checks.check_completions(my_completions)
 completions = my_completions if passed else course_completions
-seen = torch.arange(d, device=device) < d // 2
-found = [completions(vae, x, seen, 60) for x in bar(x_test[:12], desc="digits")]
+seen, eight = torch.arange(d, device=device) < d // 2, x_test[:8]
+found = [completions(vae, x, seen, 60) for x in bar(eight, desc="digits")]
 with torch.no_grad():
     lower = torch.stack([vae.decoder(torch.as_tensor(z).to(x_test)).sigmoid() for z, _ in found])
-spread = lower[..., ~seen].std(1).mean(-1)  # (12,)
+spread = lower[..., ~seen].std(1).mean(-1)  # (8,)
 sizes = [float(size) for _, size in found]
-print(f"effective sample sizes {min(sizes):.0f} to {max(sizes):.0f}")
 certain, open_digit = int(spread.argmin()), int(spread.argmax())
-assert spread.max() > 2 * spread.min(), EXPECTED
+assert spread.max() > 1.5 * spread.min(), EXPECTED
+
+# %% jupyter={"source_hidden": true}
+with torch.no_grad():  # the encoder alone, for comparison
+    q = dist.Normal(*vae.posterior(eight * seen))
+    z = q.sample((2000,))  # (2000, 8, k)
+    log_weight = log_bernoulli(eight[:, seen], vae.decoder(z)[..., seen])
+    log_weight += (dist.Normal(0.0, 1.0).log_prob(z) - q.log_prob(z)).sum(-1)
+    weight = log_weight.softmax(0)
+encoder_sizes = (1 / weight.square().sum(0)).tolist()
+for name, values in {"encoder's q": encoder_sizes, "improved": sizes}.items():
+    print(f"effective sample size, {name}: {min(values):.0f} to {max(values):.0f}, "
+          f"median {torch.tensor(values).median():.0f}")  # fmt: skip
+if completions is course_completions:
+    assert torch.tensor(sizes).median() > 2 * torch.tensor(encoder_sizes).median(), EXPECTED
 
 # %% alt="Two rows of images. In each: the upper half of a digit, ten completions, and the whole digit. The completions of the upper row look nearly alike, those of the lower row are of several kinds." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
 fig, axes = plt.subplots(2, 1, figsize=(8.5, 2.2))
@@ -2154,8 +2169,8 @@ own_log_sigma = amortised_sigma.log().requires_grad_()
 optimiser = torch.optim.Adam([own_mu, own_log_sigma], 0.03)
 for _ in bar(range(100), desc="own q"):
     z = own_mu + own_log_sigma.exp() * torch.randn(2, *own_mu.shape, device=device)
-    distortion = -log_bernoulli(images, flat.decoder(z)).mean(0)
-    loss = (distortion + gaussian_kl(own_mu, own_log_sigma.exp())).sum()
+    price = gaussian_kl(own_mu, own_log_sigma.exp())
+    loss = (price - log_bernoulli(images, flat.decoder(z)).mean(0)).sum()
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
@@ -2172,7 +2187,7 @@ assert widths["exact"][1] < widths["exact"][0] < widths["exact"][2], EXPECTED
 answer(
     "damage",
     "it narrows",
-    "The model knows nothing of flips. It explains each of them by z, and few z are left that do.",
+    "To the likelihood, a flip is evidence like any other pixel: the model knows no wrong ones.",
 )
 assert widths["exact"][1] < 0.8 * widths["exact"][0], EXPECTED
 assert widths["encoder"][1] > 1.2 * widths["exact"][1], EXPECTED  # the network hardly reacts

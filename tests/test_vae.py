@@ -283,7 +283,7 @@ def test_no_grey_image_is_scored(small_vae):
 
 def test_benchmark_fits_and_scores_the_stock_model():
     x = two_clusters(600)
-    found = all_of_mnist.fitted(lambda seed: stock(x, x, seed, 30, 0)[0], x[:100])
+    found = all_of_mnist.fitted(lambda seed: stock(x, x, seed, 30, 0)[0], x, x[:100])
     before = StockVae(6).elbo(x).mean() + 0.1
     assert before < found["elbo"] < found["bound_500"] + 0.05 < 0 < found["training_seconds"]
 
