@@ -53,6 +53,7 @@ from matplotlib.colors import ListedColormap
 from pyro.infer import SVI, TraceMeanField_ELBO
 from sklearn.linear_model import LogisticRegression
 from torch import nn
+from torch.utils.data import DataLoader
 
 from course_utils import progress
 from course_utils.checks import vae as checks
@@ -1904,7 +1905,9 @@ def train_together(vae, prior, grey, *, steps=360, batch=200, lr=2e-3, prior_lr=
     optimiser = torch.optim.Adam([{"params": p, "lr": rate} for p, rate in groups], fused=True)
     rates = [rate for _, rate in groups]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=steps)
-    for x in map(binarise, bar(minibatches(grey, batch, steps), total=steps, desc="together")):
+    epochs = itertools.repeat(DataLoader(grey, batch, shuffle=True))  # as many as needed
+    batches = itertools.islice(itertools.chain.from_iterable(epochs), steps)
+    for x in map(binarise, bar(batches, total=steps, desc="together")):
         q = dist.Normal(*vae.posterior(x))
         z = q.rsample()
         rate = q.log_prob(z).sum(-1) - mixture(logits, means, roots).log_prob(z)
