@@ -1901,8 +1901,8 @@ axes[1].set(xlabel="training step", ylabel="KL to the prior (nats)", title="duri
 # $\bar q$.
 #
 # ### How much is waste?
-# Take $\bar q$ as the mean over $N$ digits, one of which gave $z$. It is at least $q(z \mid x) / N$:
-# so this estimate of $I$ cannot exceed $\log N$, however much a code tells.
+# Take $\bar q$ as the mean over $N$ digits, one of which gave $z$. It is at least
+# $q(z \mid x) / N$: so this estimate of $I$ cannot exceed $\log N$, however much a code tells.
 
 # %%
 @torch.no_grad()
@@ -1920,7 +1920,7 @@ with torch.no_grad():
 
 
 # %% jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
-def split_rate(mu, sigma, others, rows=2000):
+def split_rate(mu, sigma, others, rows=1000):
     """Log ratios q(z | x) / p(z) and q(z | x) / mean of the others, one draw per row: (rows,)."""
     q = dist.Normal(mu[:rows], sigma[:rows])
     z = q.sample()
@@ -2019,7 +2019,7 @@ assert checks.check_learnt_prior(mixture_prior)
 
 
 # %% jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
-def flow_prior(mu, sigma, steps=600, batch=400, lr=5e-3):
+def flow_prior(mu, sigma, steps=500, batch=400, lr=5e-3):
     """Masked autoregressive flow for draws of N(mu, diag sigma²), (n, k)."""
     k = mu.shape[1]
     layers = [dist.transforms.affine_autoregressive(k, [256]).to(mu.device) for _ in range(2)]
@@ -2041,12 +2041,12 @@ def flow_prior(mu, sigma, steps=600, batch=400, lr=5e-3):
 
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# Prior, encoder and decoder can also go on *together*. The rate then has no closed form: it is $\log
-# q(z \mid x) - \log p(z)$ at the draw.
+# Prior, encoder and decoder can also go on *together*. The rate then has no closed form: it is
+# $\log q(z \mid x) - \log p(z)$ at the draw.
 
 
 # %% slideshow={"slide_type": "subslide"}
-def train_together(vae, prior, grey, *, steps=300, batch=200, lr=2e-3, prior_lr=5e-3):
+def train_together(vae, prior, grey, *, steps=360, batch=200, lr=2e-3, prior_lr=5e-3):
     """Copies of a ScoredVae and of a mixture as prior, after steps on their common ELBO."""
     vae, parts = copy.deepcopy(vae), prior.component_distribution
     logits, means, roots = (
@@ -2054,10 +2054,12 @@ def train_together(vae, prior, grey, *, steps=300, batch=200, lr=2e-3, prior_lr=
         for value in (prior.mixture_distribution.logits, parts.loc, parts.scale_tril)
     )
     groups = [(list(vae.parameters()), lr), ([logits, means, roots], prior_lr)]
-    optimiser = torch.optim.Adam([{"params": p, "lr": rate} for p, rate in groups])
+    optimiser = torch.optim.Adam([{"params": p, "lr": rate} for p, rate in groups], fused=True)
     rates = [rate for _, rate in groups]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=steps)
-    for x in map(binarise, bar(minibatches(grey, batch, steps), total=steps, desc="together")):
+    epochs = itertools.repeat(DataLoader(grey, batch, shuffle=True))  # as many as needed
+    batches = itertools.islice(itertools.chain.from_iterable(epochs), steps)
+    for x in map(binarise, bar(batches, total=steps, desc="together")):
         q = dist.Normal(*vae.posterior(x))
         z = q.rsample()
         rate = q.log_prob(z).sum(-1) - mixture(logits, means, roots).log_prob(z)
@@ -2099,7 +2101,8 @@ def prior_scores(vae, priors, x, draws):
         z = q.sample((draws,))  # (draws, b, k)
         rest = log_bernoulli(rows, vae.decoder(z)) - q.log_prob(z).sum(-1)
         for name, prior in priors.items():
-            w = rest + prior.log_prob(z.flatten(0, 1)).view_as(rest)
+            log_p = torch.as_tensor(prior.log_prob(z.flatten(0, 1))).to(rest)
+            w = rest + log_p.view_as(rest)
             found[name].append(torch.stack([w.mean(0), w.logsumexp(0) - math.log(draws)]))
     return {name: torch.cat(parts, 1).cpu() for name, parts in found.items()}
 
@@ -2145,13 +2148,14 @@ assert 1 < gains["mixture"] < 5, EXPECTED
 # %% alt="Five squares of 64 drawn digits. Those from N(0, I) have many blends and broken strokes; those of the learnt priors have fewer; those decoded from codes of training digits are nearly all clear." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
 seed_everything(SEED)
 panels = {f"z from {name}": (vae, prior.sample((64,))) for name, prior in priors.items()}
-panels["together"] = later_vae, later_prior.sample((64,))
+panels["mixture, trained together"] = later_vae, later_prior.sample((64,))
 panels["z from the aggregate posterior"] = vae, dist.Normal(*codes).sample()[:64]
 fig, axes = plt.subplots(2, 3, figsize=(9.5, 6.6))
 for ax in axes.flat[len(panels) :]:
     ax.axis("off")
 for ax, (name, (network, z)) in zip(axes.flat, panels.items(), strict=False):
     with torch.no_grad():
+        z = torch.as_tensor(z).to(x_test)
         plot_images(network.decoder(z).sigmoid(), rows=8, ax=ax).set_title(name)
 
 # %% [markdown]
@@ -2160,7 +2164,7 @@ for ax, (name, (network, z)) in zip(axes.flat, panels.items(), strict=False):
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 15 Half a digit
-# The lower half of a digit is hidden. What was there? Given $z$, pixels are independent: hidden ones
+# The lower half of a digit is hidden. What was there? Given $z$, pixels are independent: the hidden
 # simply drop out of the likelihood, and Bayes' rule gives $p(z \mid x_\text{seen})$. Only, the
 # encoder never saw half a digit: its $q$ is a bad place to draw from. Importance weights repair
 # that, if enough draws hit. The **effective sample size** $(\sum_s w_s)^2 / \sum_s w_s^2$ says how
@@ -2183,8 +2187,8 @@ checks.check_completions(my_completions)
 # %% [markdown] slideshow={"slide_type": "skip"}
 # <details><summary>Hint 1</summary>
 #
-# `vae.decoder(z)[:, seen]` has the logits of the seen pixels. Which density belongs to each of them,
-# which to $z$, and which was $z$ drawn from?
+# `vae.decoder(z)[:, seen]` has the logits of the seen pixels. Which density belongs to each of
+# them, which to $z$, and which was $z$ drawn from?
 #
 # </details>
 # <details><summary>Hint 2</summary>
@@ -2234,21 +2238,34 @@ course_completions = completions
 assert checks.check_completions(completions)
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# Twelve test digits, sixty completions each. Their spread (the standard deviation of a pixel's mean
+# Eight test digits, sixty completions each. Their spread (the standard deviation of a pixel's mean
 # over completions, averaged over the lower half) picks the two to show.
 
 # %%
 passed = checks.check_completions(my_completions)
 completions = my_completions if passed else course_completions
-seen = torch.arange(d, device=device) < d // 2
-found = [completions(vae, x, seen, 60) for x in bar(x_test[:12], desc="digits")]
+seen, eight = torch.arange(d, device=device) < d // 2, x_test[:8]
+found = [completions(vae, x, seen, 60) for x in bar(eight, desc="digits")]
 with torch.no_grad():
     lower = torch.stack([vae.decoder(torch.as_tensor(z).to(x_test)).sigmoid() for z, _ in found])
-spread = lower[..., ~seen].std(1).mean(-1)  # (12,)
+spread = lower[..., ~seen].std(1).mean(-1)  # (8,)
 sizes = [float(size) for _, size in found]
-print(f"effective sample sizes {min(sizes):.0f} to {max(sizes):.0f}")
 certain, open_digit = int(spread.argmin()), int(spread.argmax())
-assert spread.max() > 2 * spread.min(), EXPECTED
+assert spread.max() > 1.5 * spread.min(), EXPECTED
+
+# %% jupyter={"source_hidden": true}
+with torch.no_grad():  # the encoder alone, for comparison
+    q = dist.Normal(*vae.posterior(eight * seen))
+    z = q.sample((2000,))  # (2000, 8, k)
+    log_weight = log_bernoulli(eight[:, seen], vae.decoder(z)[..., seen])
+    log_weight += (dist.Normal(0.0, 1.0).log_prob(z) - q.log_prob(z)).sum(-1)
+    weight = log_weight.softmax(0)
+encoder_sizes = (1 / weight.square().sum(0)).tolist()
+for name, values in {"encoder's q": encoder_sizes, "improved": sizes}.items():
+    print(f"effective sample size, {name}: {min(values):.0f} to {max(values):.0f}, "
+          f"median {torch.tensor(values).median():.0f}")  # fmt: skip
+if completions is course_completions:
+    assert torch.tensor(sizes).median() > 2 * torch.tensor(encoder_sizes).median(), EXPECTED
 
 # %% alt="Two rows of images. In each: the upper half of a digit, ten completions, and the whole digit. The completions of the upper row look nearly alike, those of the lower row are of several kinds." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
 fig, axes = plt.subplots(2, 1, figsize=(8.5, 2.2))
@@ -2267,9 +2284,9 @@ for ax, row in zip(axes, (certain, open_digit), strict=True):
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 16 Honest uncertainty
 # Does the encoder's $z_\sigma$ know that an image is damaged? Flip one pixel in ten, or erase the
-# lower half: to white, nothing is marked as hidden. With $k = 2$ the posterior is known: $p(z \mid x)
-# \propto p(x \mid z)\, p(z)$ on a grid. In between stands a Gaussian optimised for each image (own
-# $q$). **Predict first:** what does flipping pixels do to the *exact* posterior?
+# lower half: to white, nothing is marked as hidden. With $k = 2$ the posterior is known:
+# $p(z \mid x) \propto p(x \mid z)\, p(z)$ on a grid. In between stands a Gaussian optimised for
+# each image (own $q$). **Predict first:** what does flipping pixels do to the *exact* posterior?
 
 # %%
 predict("damage", "it widens", "it hardly changes", "it narrows")
@@ -2307,8 +2324,8 @@ own_log_sigma = amortised_sigma.log().requires_grad_()
 optimiser = torch.optim.Adam([own_mu, own_log_sigma], 0.03)
 for _ in bar(range(100), desc="own q"):
     z = own_mu + own_log_sigma.exp() * torch.randn(2, *own_mu.shape, device=device)
-    distortion = -log_bernoulli(images, flat.decoder(z)).mean(0)
-    loss = (distortion + gaussian_kl(own_mu, own_log_sigma.exp())).sum()
+    price = gaussian_kl(own_mu, own_log_sigma.exp())
+    loss = (price - log_bernoulli(images, flat.decoder(z)).mean(0)).sum()
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
@@ -2325,7 +2342,7 @@ assert widths["exact"][1] < widths["exact"][0] < widths["exact"][2], EXPECTED
 answer(
     "damage",
     "it narrows",
-    "The model knows nothing of flips. It explains each of them by z, and few z are left that do.",
+    "To the likelihood, a flip is evidence like any other pixel: the model knows no wrong ones.",
 )
 assert widths["exact"][1] < 0.8 * widths["exact"][0], EXPECTED
 assert widths["encoder"][1] > 1.2 * widths["exact"][1], EXPECTED  # the network hardly reacts

@@ -22,7 +22,9 @@ def here(competitors):
     return [name for name in competitors if find_spec("torchbnn") or name not in LIBRARIES]
 
 
-@pytest.mark.parametrize("name", [*report.STORES, "seeds", "wine_splits", "all_of_mnist"])
+@pytest.mark.parametrize(
+    "name", [*report.STORES, "seeds", "wine_splits", "all_of_mnist", "learnt_priors"]
+)
 def test_a_stored_file_says_where_it_comes_from(name):
     stored = measure.load(name)
     assert find_spec(stored["script"]) and stored["date"] and stored["versions"]["torch"]

@@ -13,7 +13,7 @@ import torch
 from pyro.infer import TraceMeanField_ELBO
 from torch import nn
 
-from benchmarks import all_of_mnist
+from benchmarks import all_of_mnist, learnt_priors
 from benchmarks.baselines.vae import StockVae, stock
 from tools.notebook_definitions import definitions
 
@@ -140,6 +140,87 @@ def test_there_is_no_training_mode_to_forget():
     before = copy.deepcopy(vae.state_dict())
     assert torch.equal(vae.train().elbo(x), vae.eval().elbo(x))
     assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
+
+
+# Learnt priors, completions, exact posteriors
+
+
+def test_the_aggregate_posterior_is_the_mean_of_the_gaussians():
+    mu, sigma = torch.randn(7, 3), torch.rand(7, 3) + 0.2
+    z, normal = torch.randn(5, 3), torch.distributions.Normal(mu, sigma)
+    exact = normal.log_prob(z[:, None]).sum(-1).exp().mean(-1).log()
+    torch.testing.assert_close(nb.log_aggregate(z, mu, sigma), exact, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("apart", [0.0, 100.0])
+def test_codes_tell_nothing_or_which_of_n_digits_they_belong_to(apart):
+    """The rate is that of the closed form; the information is 0 or at its ceiling, log N."""
+    codes = apart * torch.arange(50.0)[:, None], torch.full((50, 1), 0.5)
+    paid, told = nb.split_rate(*codes, codes)
+    assert told.mean().item() == pytest.approx(math.log(50) if apart else 0.0, abs=1e-3)
+    codes = (0.3 * torch.randn(4000, 2), torch.full((4000, 2), 0.5))
+    paid, told = nb.split_rate(*codes, codes, rows=4000)
+    assert paid.mean().item() == pytest.approx(nb.gaussian_kl(*codes).mean().item(), abs=0.06)
+    exact = torch.tensor(0.34 / 0.25).log().item()  # of Gaussian means: log of a ratio of scales
+    assert told.mean().item() == pytest.approx(exact, abs=0.06)
+
+
+def test_a_mixture_has_the_covariances_that_its_roots_say():
+    roots = torch.tensor([[[2.0, 9.0], [1.0, -0.5]], [[1.0, 0.0], [0.0, 1.0]]])
+    found = nb.mixture(torch.tensor([0.0, math.log(3)]), torch.zeros(2, 2), roots)
+    torch.testing.assert_close(found.mixture_distribution.probs, torch.tensor([0.25, 0.75]))
+    lower = torch.tensor([[2.0, 0.0], [1.0, 0.5]])
+    covariance = found.component_distribution.covariance_matrix
+    torch.testing.assert_close(covariance[0], lower @ lower.T)
+
+
+@pytest.fixture(scope="module")
+def shifted():
+    """A learnt prior for the small VAE that is far from N(0, 1)."""
+    return nb.mixture(torch.zeros(2), torch.tensor([[-1.5], [1.0]]), 0.5 * torch.ones(2, 1, 1))
+
+
+@pytest.mark.mistake("V8")
+def test_bounds_of_each_prior_climb_to_the_exact_log_likelihood(small_vae, shifted, all_rows):
+    unit = torch.distributions.Independent(torch.distributions.Normal(torch.zeros(1), 1.0), 1)
+    found = nb.prior_scores(small_vae, {"unit": unit, "shifted": shifted}, all_rows, 3000)
+    z = torch.linspace(-8, 8, 4001)[:, None]
+    for name, prior in {"unit": unit, "shifted": shifted}.items():
+        log_p = nb.log_bernoulli(all_rows, small_vae.decoder(z)[:, None].expand(-1, 64, -1))
+        exact = (log_p + prior.log_prob(z)[:, None]).logsumexp(0) + math.log(16 / 4000)
+        elbo, bound = found[name]
+        assert (bound - exact).abs().mean() < 0.05 and (elbo < bound).all()
+    torch.testing.assert_close(
+        found["unit"][1], log_evidence(small_vae, all_rows), atol=0.2, rtol=0
+    )
+    closed = sum(small_vae.elbo(all_rows, seed).mean() for seed in range(50)) / 50
+    assert found["unit"][0].mean().item() == pytest.approx(closed.item(), abs=0.05)
+
+
+def test_prior_and_network_improve_together_and_the_old_ones_stay(small_vae, shifted):
+    x, before = two_clusters(400), copy.deepcopy(small_vae.state_dict())
+    vae, prior = nb.train_together(small_vae, shifted, x, steps=100)
+    assert all(torch.equal(value, before[name]) for name, value in small_vae.state_dict().items())
+    old = nb.prior_scores(small_vae, {"": shifted}, x, 20)[""][0].mean()
+    new = nb.prior_scores(vae, {"": prior}, x, 20)[""][0].mean()
+    assert new > old + 0.1
+    assert not torch.equal(prior.component_distribution.loc, shifted.component_distribution.loc)
+
+
+@pytest.mark.mistake("V14")
+def test_the_grid_gives_the_standard_deviation_of_the_posterior():
+    vae, x = nb.Vae(6, 2, hidden=8), two_clusters(20)
+    with torch.no_grad():
+        vae.decoder[0].weight.mul_(4)
+        vae.decoder[-1].weight.mul_(4)
+        z = torch.randn(100_000, 2)
+        weight = nb.log_bernoulli(x, vae.decoder(z)[:, None].expand(-1, 20, -1)).softmax(0)
+        mean = weight.T @ z
+        exact = (weight.T @ z.square() - mean.square()).sqrt()
+        torch.testing.assert_close(nb.exact_sigma(vae, x), exact, atol=0.02, rtol=0)
+        assert (exact < 0.95).any()
+        vae.decoder[-1].weight.zero_()  # the image says nothing: the prior is left
+    torch.testing.assert_close(nb.exact_sigma(vae, x), torch.ones(20, 2), atol=1e-3, rtol=0)
 
 
 # Contracts
@@ -320,6 +401,13 @@ def test_a_bound_repeats_itself_and_leaves_the_noise_alone(small_vae, all_rows):
 
 def test_benchmark_fits_and_scores_the_stock_model():
     x = two_clusters(600)
-    found = all_of_mnist.fitted(lambda seed: stock(x, x, seed, 30, 0)[0], x[:100])
+    found = all_of_mnist.fitted(lambda seed: stock(x, x, seed, 30, 0)[0], x, x[:100])
     before = StockVae(6).elbo(x).mean() + 0.1
     assert before < found["elbo"] < found["bound_500"] + 0.05 < 0 < found["training_seconds"]
+
+
+def test_benchmark_scores_each_prior_and_its_control():
+    x, settings = two_clusters(400), {"k": 2, "hidden": 16, "steps": 60, "draws": (4, 20)}
+    found = learnt_priors.fitted(x, two_clusters(100, seed=1), x[:50], 0, **settings)
+    assert len(found["scores"]) == len(found["processor_seconds"]) == 5
+    assert all(elbo < bound + 0.05 < 0 for elbo, bound in found["scores"].values())

@@ -1,4 +1,4 @@
-"""Wrong and odd answers on learnt priors and completions: the course's own, with pieces replaced."""
+"""Wrong and odd answers on learnt priors and completions: pieces of the course's own replaced."""
 
 import re
 from collections.abc import Callable
@@ -83,6 +83,9 @@ ODD = [
     ("learnt_prior", lambda *a: Bent(*a, log=torch.Tensor.numpy, draws=torch.Tensor.tolist)),
     ("learnt_prior", definitions(BOOK).flow_prior),
     ("learnt_prior", slip("learnt_prior", "components=30", "components=4")),
-    ("completions", slip("completions", "mu + torch.randn_like(mu)", "mu.clone()", "steps=100", "steps=0")),
+    (
+        "completions",
+        slip("completions", "mu + torch.randn_like(mu)", "mu.clone()", "steps=100", "steps=0"),
+    ),
     ("completions", slip("completions", ".item()", ".numpy()", ROWS, f"{ROWS}.tolist()")),
 ]
