@@ -11,6 +11,7 @@ import pyro
 import pytest
 import torch
 from pyro.infer import TraceMeanField_ELBO
+from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from benchmarks import all_of_mnist
@@ -195,6 +196,14 @@ def test_no_grey_image_is_scored(small_vae):
     for score in (small_vae.elbo, lambda x: small_vae.bound(x, 3)):
         with pytest.raises(ValueError, match="binarise"):
             score(grey)
+
+
+def test_area_under_the_roc_curve_counts_ties_half():
+    noise = torch.Generator().manual_seed(0)
+    strange, usual = (torch.randint(v, (50,), generator=noise).float() for v in (9, 7))
+    labels = [1] * 50 + [0] * 50
+    expected = roc_auc_score(labels, torch.cat([strange, usual]).tolist())
+    assert nb.roc_area(strange, usual) == pytest.approx(expected)
 
 
 # The benchmark on all of MNIST, on tiny data
