@@ -75,8 +75,8 @@ PYRO_EPOCHS = 12  # epochs of the two-dimensional VAE
 LATENT = 32  # latent dimension of the large VAE
 STEPS = 1700  # steps of the large VAE, 80 make an epoch
 DIAL = (0.1, 1.0, 10.0)  # values of beta, increasing, with 1
-DIAL_SEEDS = 3  # networks for each beta
-DIAL_STEPS = 300  # steps of each of them
+DIAL_SEEDS = 5  # networks for each beta
+DIAL_STEPS = 200  # steps of each of them
 DIAL_DIGITS = 4000  # training digits for each beta
 LABELS = 100  # labelled digits in section 18, as many of each kind
 LABEL_SEEDS = 5  # choices of the labelled digits
@@ -1795,7 +1795,7 @@ assert 12 <= active < LATENT, EXPECTED
 # Give the rate a weight: loss $= \text{distortion} + \beta \cdot \text{rate}$. With a small $\beta$
 # codes may cost more, and reconstructions get better. With a large one codes get cheaper (Higgins
 # et al. 2017; Alemi et al. 2018). To keep it short, networks are smaller, with ten latents, and see
-# 4,000 digits; three seeds each. **Predict first:** which β has the best ELBO on *test* digits?
+# 4,000 digits; five seeds each. **Predict first:** which β has the best ELBO on *test* digits?
 
 # %%
 predict("dial", "the one below 1", "1", "the one above 1")
@@ -1946,18 +1946,18 @@ assert gain["hidden layer, untrained"] < 0.01 and gain["codes"] < 0.03, EXPECTED
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 19 A warning
 # A model of $p(x)$ seems a perfect alarm: what is unlikely is strange. A small VAE that never saw a
-# one meets four strangers: digits **inverted**, **shuffled** (their pixels), **lower
-# half erased**, and **ones**. An alarm's score: the probability that a stranger sets off more than
-# a digit, the *area under the ROC curve*; ½ is a coin. **Predict first:** for which does minus the
-# ELBO do worst?
+# one meets four strangers: digits **inverted**, **shuffled** (pixels), with the **lower half
+# erased**, and **ones**. An alarm's score is the chance that it rings louder for a stranger than
+# for a digit (*area under the ROC curve*); ½ is a coin. **Predict first:** for which stranger does
+# minus the ELBO do worst?
 
 # %%
 predict("alarm", "inverted", "shuffled", "lower half erased", "ones")
 
 # %% [markdown]
 # ### Exercise 14: choose your alarm (10 minutes)
-# Decide before you see a result. Images `x` `(n, d)` in, `(n,)` out, higher for the stranger. You
-# have `vae.terms(x)`, distortion and rate. Is what is complicated strange?
+# Decide before you see a result: from images `x` `(n, d)` return `(n,)`, higher for the stranger.
+# You have `vae.terms(x)`, distortion and rate. Is what is complicated strange?
 
 
 # %% tags=["exercise"]
