@@ -1794,8 +1794,8 @@ assert 12 <= active < LATENT, EXPECTED
 # ## 17 The dial β
 # Give the rate a weight: loss $= \text{distortion} + \beta \cdot \text{rate}$. With a small $\beta$
 # codes may cost more, and reconstructions get better. With a large one codes get cheaper (Higgins
-# et al. 2017; Alemi et al. 2018). To keep it short, networks are smaller, with ten latents, and see
-# 4,000 digits; five seeds each. **Predict first:** which β has the best ELBO on *test* digits?
+# et al. 2017; Alemi et al. 2018). To keep it short, networks are smaller, have ten latents, and
+# are trained briefly on 4,000 digits; five seeds each. **Predict first:** which β has the best ELBO on *test* digits?
 
 # %%
 predict("dial", "the one below 1", "1", "the one above 1")
@@ -1946,9 +1946,9 @@ assert gain["hidden layer, untrained"] < 0.01 and gain["codes"] < 0.03, EXPECTED
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 19 A warning
 # A model of $p(x)$ seems a perfect alarm: what is unlikely is strange. A small VAE that never saw a
-# one meets four strangers: digits **inverted**, **shuffled** (pixels), with the **lower half
-# erased**, and **ones**. An alarm's score is the chance that it rings louder for a stranger than
-# for a digit (*area under the ROC curve*); ½ is a coin. **Predict first:** for which stranger does
+# one meets four strangers: digits **inverted**, **shuffled** (pixels), **lower half
+# erased**, and **ones**. Its score is the chance that it rings louder for a stranger than for
+# a digit (*area under the ROC curve*); ½ is a coin. **Predict first:** for which stranger does
 # minus the ELBO do worst?
 
 # %%
@@ -1957,7 +1957,7 @@ predict("alarm", "inverted", "shuffled", "lower half erased", "ones")
 # %% [markdown]
 # ### Exercise 14: choose your alarm (10 minutes)
 # Decide before you see a result: from images `x` `(n, d)` return `(n,)`, higher for the stranger.
-# You have `vae.terms(x)`, distortion and rate. Is what is complicated strange?
+# `vae.terms(x)` gives distortion and rate. Is the complicated strange?
 
 
 # %% tags=["exercise"]
