@@ -1795,7 +1795,8 @@ assert 12 <= active < LATENT, EXPECTED
 # Give the rate a weight: loss $= \text{distortion} + \beta \cdot \text{rate}$. With a small $\beta$
 # codes may cost more, and reconstructions get better. With a large one codes get cheaper (Higgins
 # et al. 2017; Alemi et al. 2018). To keep it short, networks are smaller, have ten latents, and
-# are trained briefly on 4,000 digits; five seeds each. **Predict first:** which β has the best ELBO on *test* digits?
+# are trained briefly on 4,000 digits; five seeds each. **Predict first:** which β has the best ELBO
+# on *test* digits?
 
 # %%
 predict("dial", "the one below 1", "1", "the one above 1")
