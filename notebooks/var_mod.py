@@ -52,7 +52,6 @@ from IPython.display import Markdown, display
 from matplotlib.colors import ListedColormap
 from pyro.infer import SVI, TraceMeanField_ELBO
 from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
 from course_utils import progress
@@ -1885,6 +1884,9 @@ assert all(a < slope < b for slope, (a, b) in zip(slopes, itertools.pairwise(DIA
 predict("labels", "the pixels", "the codes", "the hidden layer")
 
 # %%
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+
 seed_everything(SEED)
 untrained = ScoredVae(d, LATENT).to(device)
 with torch.no_grad():
