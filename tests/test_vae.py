@@ -11,6 +11,7 @@ import pyro
 import pytest
 import torch
 from pyro.infer import TraceMeanField_ELBO
+from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from benchmarks import all_of_mnist, learnt_priors
@@ -394,6 +395,14 @@ def test_a_bound_repeats_itself_and_leaves_the_noise_alone(small_vae, all_rows):
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(first, nb.bound(small_vae, all_rows, 900))
     assert not torch.equal(first, nb.bound(small_vae, all_rows, 900, seed=1))
+
+
+def test_area_under_the_roc_curve_counts_ties_half():
+    noise = torch.Generator().manual_seed(0)
+    strange, usual = (torch.randint(v, (50,), generator=noise).float() for v in (9, 7))
+    labels = [1] * 50 + [0] * 50
+    expected = roc_auc_score(labels, torch.cat([strange, usual]).tolist())
+    assert nb.roc_area(strange, usual) == pytest.approx(expected)
 
 
 # The benchmark on all of MNIST, on tiny data

@@ -1125,3 +1125,53 @@ def check_completions(answer: Any) -> Verdict:
 
     praise = "completions in the right proportions, and what they are worth."
     return trial(answer, examine, praise=praise)
+
+
+# ------------------------------------------------------------------ an alarm
+
+
+class _Known(Tiny):
+    """A VAE with scores that knows one pattern, with as many black pixels as white ones."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 2)
+        with torch.no_grad():
+            self.decoder.weight.mul_(0.3)
+            self.decoder.bias.copy_(torch.tensor([4.0, -4.0] * 4))
+
+    def terms(self, x: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
+        mu, sigma = self.posterior(x)
+        with torch.no_grad():
+            distortion = _expected(mu, sigma, lambda z: _distortion(self, x, z))
+            return distortion, _rate(mu, sigma).sum(-1)
+
+    def elbo(self, x: Tensor, seed: int = 0) -> Tensor:
+        return -sum(self.terms(x, seed))
+
+
+@exercise
+def check_alarm(answer: Any) -> Verdict:
+    """An alarm, higher for what is stranger: vae, (n, d) -> (n,)."""
+
+    def examine(alarm: Callable) -> None:
+        vae, known = _Known(), torch.tensor([1.0, 0.0] * 4).repeat(20, 1)
+        known[torch.arange(16), torch.arange(16) % 8] *= 0  # some lack a pixel
+        x = torch.cat([known, 1 - known, torch.zeros(1, 8)])
+        got = _run(alarm, vae, x)
+        if getattr(got, "dtype", None) in (torch.bool, bool):
+            raise Wrong("a number says how strange an image is; yes or no needs a threshold.")
+        got = numbers(got, finite=False)
+        if got.ndim == 0:
+            raise Wrong("one number for all images; each needs its own.")
+        got = numbers(got, (41,), finite=False)
+        if not got[-1].isfinite():
+            raise Wrong("a blank image gets NaN or infinity.")
+        got = numbers(got)
+        if not close(numbers(_run(alarm, vae, x[:9]), (9,)), got[:9], 1e-3):
+            raise Wrong("the alarm of an image must not depend on which others come with it.")
+        if (got == got[0]).all():
+            raise Wrong("it is the same for every image.")
+        if got[20:40].mean() < got[:20].mean():
+            raise Wrong("white on black rings less than what the VAE knows. Higher is stranger.")
+
+    return trial(answer, examine, praise="it rings for the stranger. Now see what it misses.")
