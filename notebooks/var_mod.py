@@ -116,6 +116,7 @@ def plot_codes(z, labels, ax):
         ax.scatter(*z[labels == digit].T, s=26, c=TEN[digit], marker=f"${digit}$", linewidths=0.2)
     ax.set(xlabel="$z_1$", ylabel="$z_2$")
 
+
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 1 Digits without labels
 # *Supervised* learning predicts $y$ from $x$. *Unsupervised* learning has only $x$, here images,
@@ -151,6 +152,7 @@ except ValueError as error:
 # - **sampled once**, training digits included (Larochelle and Murray 2011).
 #
 # We take the second. Validation and test digits are sampled once and stay fixed.
+
 
 # %% tags=["mistake-V1", "mistake-V9"]
 def binarise(grey):
@@ -190,6 +192,7 @@ assert 20 < floor < 60 and 200 < -constant < 215
 # each pixel, and `log_bernoulli` takes them as they are. (A sigmoid at the end of the network would
 # be applied twice.)
 
+
 # %%
 def mlp(*sizes):
     """Dense layers of the given sizes with GELU between them."""
@@ -203,6 +206,7 @@ def log_bernoulli(x, logits):
     """log p(x | logits) in nats, one number per image: (n, d), (..., n, d) -> (..., n)."""
     x = x.expand_as(logits)
     return -F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1)
+
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 2 An autoencoder
@@ -344,6 +348,7 @@ answer("drawing", "it draws some digits", "Others are smears or blends of two ki
 # and $p = N(0, I)$, with pencil and paper. Then code it: `mu` and `sigma` (a standard deviation)
 # have shape `(n, k)`, the answer has shape `(n,)`, in nats.
 
+
 # %% tags=["exercise"]
 def my_gaussian_kl(mu, sigma):
     return ...  # replace this by your code
@@ -369,6 +374,7 @@ checks.check_gaussian_kl(my_gaussian_kl)
 # last axis.
 #
 # </details>
+
 
 # %% tags=["reference"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # The course's own version
@@ -404,6 +410,7 @@ assert (closed - estimate).abs() < 5 * error
 # `(n, k)` to logits `(n, d)`, and `encoder`. The method `posterior(x)` returns $z_\mu$ and $z_\sigma$
 # of $q_\phi(z \mid x)$, both `(n, k)`.
 
+
 # %% tags=["exercise"]
 class MyVae(nn.Module):
     def __init__(self, d, k, hidden=400):
@@ -430,6 +437,7 @@ checks.check_vae_networks(MyVae)
 # slowly, so that no odd image gets an enormous width.
 #
 # </details>
+
 
 # %% tags=["reference"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # The course's own version
@@ -472,6 +480,7 @@ assert flat.decoder(torch.zeros(5, 2)).shape == (5, d)
 # Write the story of section 3: for each of the `len(x)` images a latent `"z"` with `k` numbers,
 # then its pixels `"x"`, which are observed.
 
+
 # %% tags=["exercise"]
 def my_model(vae, x, k):
     return ...  # replace this by your code; a model need not return anything
@@ -498,6 +507,7 @@ checks.check_vae_model(my_model)
 #
 # </details>
 
+
 # %% tags=["reference"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # The course's own version
 def model(vae, x, k):
@@ -515,6 +525,7 @@ assert checks.check_vae_model(model)
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ### Exercise 4: write the guide (5 minutes)
 # Now $q_\phi(z \mid x)$, with the same arguments. It registers the network as well.
+
 
 # %% tags=["exercise"]
 def my_guide(vae, x, k):
@@ -535,6 +546,7 @@ checks.check_vae_guide(my_guide)
 # another one.
 #
 # </details>
+
 
 # %% tags=["reference"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # The course's own version
@@ -570,6 +582,7 @@ guide = my_guide if checks.check_vae_guide(my_guide) else course_guide
 # image. Pyro keeps the weights it has met under the name "vae": begin with
 # `pyro.clear_param_store()`.
 
+
 # %% tags=["exercise"]
 def my_training(model, guide, vae, x, k, epochs):
     return ...  # replace this by your code
@@ -589,6 +602,7 @@ checks.check_vae_training(my_training)
 # divide?
 #
 # </details>
+
 
 # %% tags=["reference"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # The course's own version
@@ -630,6 +644,7 @@ _ = plot_loss({"training": losses}, xlabel="epoch", ylabel="−ELBO (nats per im
 # Each point is a mean over an epoch in which the weights were still moving. So it is no score. A
 # score uses the final weights, and new images. The two parts of the bound in the open, for any VAE,
 # with one draw of $z$ per image and noise of their own:
+
 
 # %%
 @torch.no_grad()
@@ -751,6 +766,7 @@ for ax, (name, images) in zip(axes, decoded.items(), strict=True):
 #
 # Move through the plane yourself:
 
+
 # %%
 def explore(z1, z2):
     """Show the pixel means at one point of the latent plane."""
@@ -772,6 +788,7 @@ _ = ipywidgets.interact(
 # $[0, 1]$ that can be copied into other work. `ScoredVae` is a `Vae` with scores in nats per row:
 # the same images always get the same score.
 
+
 # %%
 def as_pixels(x, binary=False, d=None):
     """Check rows (n, d) with values in [0, 1], only 0 and 1 if ``binary``; return them as floats.
@@ -786,6 +803,7 @@ def as_pixels(x, binary=False, d=None):
         wanted = "0 or 1: binarise them first" if binary else "in [0, 1]"
         raise ValueError(f"pixels must be {wanted}; found {x.min():.3g} to {x.max():.3g}")
     return x
+
 
 # %% slideshow={"slide_type": "subslide"}
 class ScoredVae(Vae):
@@ -810,6 +828,7 @@ class ScoredVae(Vae):
         probability = self.decoder(z).sigmoid()  # (n, d)
         return probability if means else torch.bernoulli(probability, generator=noise)
 
+
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # Around a step stands what matters in practice:
 #
@@ -820,6 +839,7 @@ class ScoredVae(Vae):
 # - at ten looks at the validation digits, the best weights are kept.
 #
 # In one trial each, leaving out the first cost 3 nats of test ELBO, the second 5.
+
 
 # %%
 def batches(x, batch, steps):
@@ -841,6 +861,7 @@ def loss_of(vae, x, price=1.0):
     mu, sigma = vae.posterior(x)
     z = mu + sigma * torch.randn_like(mu)
     return (price * gaussian_kl(mu, sigma) - log_bernoulli(x, vae.decoder(z))).mean()
+
 
 # %% slideshow={"slide_type": "subslide"}
 def fit_vae(
@@ -869,12 +890,14 @@ def fit_vae(
     vae.load_state_dict(kept)
     return vae
 
+
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # While it trains, a picture grows: each row is decoded from the same fourteen $z$. **Predict
 # first:** how much better than two latents are 32?
 
 # %%
 predict("latents", "by about 10 nats", "by about 50 nats", "by more than 90 nats")
+
 
 # %%
 def growing_picture(z, x, seen):
@@ -896,6 +919,7 @@ def growing_picture(z, x, seen):
         plt.close(fig)
 
     return watch
+
 
 # %% alt="Ten rows of fourteen images, decoded from the same latents while the training goes on. The first row is blurred; further down the same shapes become sharp: most are digits, some are not." slideshow={"slide_type": "subslide"}
 seen = []  # (step, rate of each latent in nats)
@@ -967,6 +991,7 @@ for ax, (name, images) in zip(axes, panels.items(), strict=True):
 # What it draws is wrong. Find out why, and write `my_vae_loss`: minus the ELBO of an image, averaged
 # over the batch.
 
+
 # %% tags=["exercise"]
 def my_vae_loss(x, logits, mu, sigma):
     return ...  # replace this by your code
@@ -986,6 +1011,7 @@ checks.check_vae_loss(my_vae_loss)
 # Which axes does `binary_cross_entropy_with_logits` average over when you do not say anything?
 #
 # </details>
+
 
 # %% tags=["reference"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # The course's own version
@@ -1017,6 +1043,7 @@ def active_units(vae, x):
     """Number of latents whose posterior mean varies over the images with variance over 0.01."""
     mu, _ = vae.posterior(x)
     return int((mu.var(0) > 0.01).sum())
+
 
 # %% slideshow={"slide_type": "subslide"}
 def train_with(loss, x, steps, k=10):
@@ -1089,6 +1116,7 @@ def log_normal(z):
     """log N(z; 0, 1) in nats, elementwise."""
     return -0.5 * (z.square() + math.log(2 * math.pi))
 
+
 # %% slideshow={"slide_type": "subslide"}
 # Double precision, and so on the CPU: the GPUs of Apple do not have it.
 seed_everything(SEED)
@@ -1109,6 +1137,7 @@ assert log_exact.shape == (32,) and (log_exact < 0).all()
 
 # %%
 predict("lamps", "about 8,000, eight times as many", "about 64,000, eight times eight", "millions")
+
 
 # %%
 def brute_force(k, draws):
@@ -1262,6 +1291,7 @@ print(f"best possible mean log density for k = 2: {best:.3f} nats per digit")
 # Derive $p(z \mid x)$ of the linear model with pencil and paper, and code it. Its covariance is the
 # same for all rows.
 
+
 # %% tags=["exercise"]
 def my_ppca_posterior(x, w, s):  # (n, d), W (d, k), a float
     return ...  # replace this by your code: means (n, k), covariance (k, k)
@@ -1283,6 +1313,7 @@ checks.check_ppca_posterior(my_ppca_posterior)
 #
 # </details>
 
+
 # %% tags=["reference"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # The course's own version
 def ppca_posterior(x, w, s):
@@ -1298,6 +1329,7 @@ assert checks.check_ppca_posterior(ppca_posterior)
 # ### Exercise 8: change the likelihood (25 minutes)
 # Build the linear VAE, and give it the model of section 5 with the new likelihood. *Your* guide
 # from there stays as it is. The check trains your VAE on data whose best value it knows.
+
 
 # %% tags=["exercise"]
 class MyLinearVae(nn.Module):
@@ -1336,6 +1368,7 @@ checks.check_linear_vae(MyLinearVae)
 #
 # </details>
 
+
 # %% tags=["reference"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # The course's own version
 class LinearVae(nn.Module):
@@ -1368,6 +1401,7 @@ assert checks.check_linear_vae(LinearVae)
 # %%
 predict("linear", "yes, mean and width", "the mean, but too narrow a width", "neither")
 
+
 # %%
 @torch.no_grad()
 def linear_elbo(vae, x):
@@ -1385,6 +1419,7 @@ def linear_log_likelihood(vae, x):
     w, s = vae.decoder.weight, vae.noise()
     covariance = w @ w.T + s**2 * torch.eye(len(w), device=w.device)
     return dist.MultivariateNormal(torch.zeros_like(x[0]), covariance).log_prob(x)
+
 
 # %% slideshow={"slide_type": "subslide"}
 pyro.clear_param_store()
@@ -1475,6 +1510,7 @@ assert torch.allclose(loss + left_out, -log_density, rtol=1e-4)
 # Networks train in 32 bits and meet logits of 0 and of ±100: values and gradients must be right
 # there, too.
 
+
 # %% tags=["exercise"]
 def my_continuous_bernoulli(x, logits):  # grey pixels, log(lambda / (1 - lambda)): both (n, d)
     return ...  # replace this by your code: (n,), nats, summed over pixels
@@ -1500,6 +1536,7 @@ checks.check_continuous_bernoulli(my_continuous_bernoulli)
 # a harmless number, *before* it computes.
 #
 # </details>
+
 
 # %% tags=["solution"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # Solution
@@ -1530,6 +1567,7 @@ assert checks.check_continuous_bernoulli(solution_continuous_bernoulli)
 # ### Exercise 10: leave one out (10 minutes)
 # Write the estimate whose baseline, for each draw, is the mean of $f$ over the *other* draws.
 
+
 # %% tags=["exercise"]
 def my_leave_one_out(f, score):  # values (S,), gradients by mu of log q(z) (S, k)
     return ...  # replace this by your code: one estimate per draw, (S, k)
@@ -1548,6 +1586,7 @@ checks.check_leave_one_out(my_leave_one_out)
 # How many others are there? `[:, None]` turns `(S,)` into `(S, 1)`.
 #
 # </details>
+
 
 # %% tags=["reference"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # The course's own version
@@ -1581,6 +1620,7 @@ def draw_gradients(x, w, s, draws):
     z = mu + sigma * torch.randn(draws, len(mu), dtype=x.dtype)
     f = dist.Normal(z @ w.T, s).log_prob(x).sum(-1)
     return w.T @ (x - w @ mu) / s**2, f, (z - mu) / sigma**2, (x - z @ w.T) @ w / s**2
+
 
 # %% slideshow={"slide_type": "subslide"}
 spread = {"score function": [], "score function, leave one out": [], "reparametrised": []}
@@ -1656,6 +1696,7 @@ assert abs(share["all draws"] - 0.5) < 5 * error and abs(share["leave one out"] 
 # `(draws, n, d)`, too. With 784 pixels, $\log p(x \mid z)$ can be −1,000: that must not break it.
 # The check knows the limits: the ELBO for $K = 1$, and $\log p(x)$ of a small VAE for large $K$.
 
+
 # %% tags=["exercise"]
 def my_bound(vae, x, draws):  # images (n, d), K
     return ...  # replace this by your code: one estimate per image (n,), nats
@@ -1680,6 +1721,7 @@ checks.check_importance_bound(my_bound)
 # It is a *mean* of $K$ weights. With one draw the result must be the logarithm of the one weight.
 #
 # </details>
+
 
 # %% tags=["reference"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # The course's own version
@@ -1748,6 +1790,7 @@ assert bounds[1] < bounds[5] < bounds[50] < bounds[500] < -floor
 # of all 2,000 is their ELBO plus this gain. Calling the ELBO "the likelihood" would sell the model
 # below its worth. How much is still missing, 500 draws cannot tell. Side by side:
 
+
 # %% tags=["mistake-D5"] jupyter={"source_hidden": true}
 def shown_with_error(values):
     """Mean ± standard error over images, for a table."""
@@ -1809,6 +1852,7 @@ for _ in (shown := bar(range(200), desc="own posteriors")):
     optimiser.step()
     shown.set_postfix(loss=f"{loss.item() / len(few):.1f}", refresh=False)
 
+
 # %%
 @torch.no_grad()
 def elbo_of(vae, mu, sigma, x, draws=50):
@@ -1864,6 +1908,7 @@ assert max(counted[10, 200], counted[40, 600]) < counted[40, 200], EXPECTED
 # The number depends on $k$ and on the training: it is no decision of the model. The KL of each
 # latent says more; their sum is the rate:
 
+
 # %%
 @torch.no_grad()
 def kl_per_latent(vae, x):
@@ -1905,6 +1950,7 @@ axes[1].set(xlabel="training step", ylabel="KL to the prior (nats)", title="duri
 # ### How much is waste?
 # Take $\bar q$ as the mean over $N$ digits, one of which gave $z$. It is at least
 # $q(z \mid x) / N$: so this estimate of $I$ cannot exceed $\log N$, however much a code tells.
+
 
 # %%
 @torch.no_grad()
