@@ -2134,7 +2134,8 @@ for ax, row in zip(axes, (certain, open_digit), strict=True):
 # Does the encoder's $z_\sigma$ know that an image is damaged? Flip one pixel in ten, or erase the
 # lower half: to white, nothing is marked as hidden. With $k = 2$ the posterior is known:
 # $p(z \mid x) \propto p(x \mid z)\, p(z)$ on a grid. In between stands a Gaussian optimised for
-# each image (own $q$). **Predict first:** what does flipping pixels do to the *exact* posterior's width?
+# each image (own $q$). **Predict first:** what does flipping pixels do to the width of the *exact*
+# posterior?
 
 # %%
 predict("damage", "it widens", "it hardly changes", "it narrows")
@@ -2196,7 +2197,8 @@ assert widths["encoder"][1] > 1.2 * widths["exact"][1], EXPECTED  # the network 
 
 # %% [markdown]
 # These are medians over images and both latents. After flips the encoder is wider than the exact
-# posterior: it does not follow. Amortised uncertainty is what a network learnt from undamaged images; nobody asked it
+# posterior: it does not follow.
+# Amortised uncertainty is what a network learnt from undamaged images; nobody asked it
 # about others. And even the exact posterior is honest only about $z$, *if* the model is true: a
 # damage that the likelihood does not know can make it surer. Do not use $z_\sigma$ as a measure of
 # damage.
