@@ -1,27 +1,9 @@
 """Wrong and odd answers on learnt priors and completions: pieces of the course's own replaced."""
 
-import re
-from collections.abc import Callable
-
 import torch
 from pyro import distributions as dist
 
-from tests.answers import right
-from tools import catalogue
-from tools.notebook_definitions import definitions
-
-BOOK = "var_mod"
-
-
-def slip(exercise: str, *changes: str) -> Callable:
-    """The notebook's own answer, with pieces of its text replaced: old, new, old, new."""
-    name, text = getattr(right, exercise).__name__, catalogue.find(BOOK).source.read_text("utf-8")
-    code = re.search(rf"^def {name}\b.*?(?=\n\n\n)", text, re.M | re.S)[0]
-    for old, new in zip(changes[::2], changes[1::2], strict=True):
-        assert old in code, f"{old} is not in {name}"
-        code = code.replace(old, new)
-    exec(code, space := vars(definitions(BOOK)))
-    return space[name]
+from tests.answers import right, slip
 
 
 class Bent:
