@@ -4,6 +4,7 @@ import torch
 from pyro import distributions as dist
 
 from tests.answers import right, slip
+from tools.notebook_definitions import definitions
 
 
 class Bent:
@@ -63,7 +64,7 @@ WRONG += [
 ]
 ODD = [
     ("learnt_prior", lambda *a: Bent(*a, log=torch.Tensor.numpy, draws=torch.Tensor.tolist)),
-    ("learnt_prior", definitions(BOOK).flow_prior),
+    ("learnt_prior", definitions("var_mod").flow_prior),
     ("learnt_prior", slip("learnt_prior", "components=30", "components=4")),
     (
         "completions",
