@@ -791,15 +791,16 @@ def _linear_model(vae: nn.Module, x: Tensor, k: int) -> str:
         return vae.model(x, k)
 
     z = _scales(len(x), k)[0].float()
+    black_and_white = Wrong("is it still a Bernoulli? These pixels are grey, some even negative.")
     try:
         sites = _sites(model, vae, x, z)
     except Wrong as wrong:
-        if "Boolean" not in str(wrong):
-            raise
-        raise Wrong("is it still a Bernoulli? These pixels are grey, some even negative.") from None
+        raise black_and_white if "Boolean" in str(wrong) else wrong from None
     seen = [node for node in sites.values() if node["is_observed"] and node["name"] != "z"]
     if "z" not in sites or len(seen) != 1 or len(sites) != 2:
         raise Wrong(f"a latent `z` and observed pixels are wanted; found {', '.join(sites)}.")
+    if hasattr(getattr(seen[0]["fn"], "base_dist", seen[0]["fn"]), "logits"):
+        raise black_and_white
     _one_per_image("z", sites["z"], x, k)
     _one_per_image(seen[0]["name"], seen[0], x, x.shape[1])
     if not close(sites["z"]["log_prob"].double(), UNIT.log_prob(z).sum(-1), 1e-4):
