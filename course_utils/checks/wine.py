@@ -133,13 +133,86 @@ def _rows(n: int, d: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def _line(x: Tensor, y: Tensor, sigma: float) -> None:
-    """The model of exercise 3, to train on."""
+    """The model of exercise 4, to train on."""
     w = pyro.sample("w", dist.Normal(x.new_zeros(x.shape[1]), 1.0).to_event(1))
     with pyro.plate("data", len(x)):
         pyro.sample("y", dist.Normal(x @ w, sigma), obs=y)
 
 
 _line.__qualname__ = "model"  # the name in the errors of a call
+
+
+def _square(gradient: Tensor | None) -> Tensor | None:
+    """A vector as a matrix with one column, which `tril` leaves as it is."""
+    return gradient if gradient is None or gradient.ndim > 1 else gradient[:, None]
+
+
+@exercise
+def check_linear_elbo(answer: Any) -> Verdict:
+    """ELBO of Bayesian linear regression: a Gaussian over (p,), data, sigma, draws -> (), nats."""
+    (x, y), sigma, draws = _rows(9, 3), 0.7, 20_000
+    x, y, zero = x.double(), y.double(), torch.zeros(3).double()
+    loc = torch.tensor([-1.3, 0.5, 2.5]).double()
+    root = torch.tensor([[0.08, 0, 0], [0.05, 0.12, 0], [-0.08, -0.04, 0.064]]).double()
+
+    def fit(scale, doubt=1.0):  # the expected log likelihood
+        lost = doubt * (x @ root).square().sum() / (2 * scale**2)
+        return Normal(x @ loc, scale).log_prob(y).sum() - lost
+
+    def examine(function: Callable) -> None:
+        inside = [loc.clone().requires_grad_(), root.clone().requires_grad_()]
+        q = dist.MultivariateNormal(inside[0], scale_tril=inside[1])
+        prior = dist.MultivariateNormal(zero, torch.eye(3).double())
+        value = function(q, x.clone(), y.clone(), sigma, draws)
+        found = numbers(value)
+        if found.shape:
+            raise Wrong(f"one number, please; its shape is {tuple(found.shape)}.")
+        with torch.no_grad():
+            w, kl, exact = q.sample((draws,)), kl_divergence(q, prior), fit(sigma)
+            each = Normal(w @ x.T, sigma).log_prob(y).sum(1)  # (draws,)
+            parts = each, q.log_prob(w), prior.log_prob(w)
+            near = 4 * sum(part.std() for part in parts).item() / draws**0.5
+            traps = {
+                "the KL term is missing.": exact,
+                "the KL term has the wrong sign: it is a price.": exact + kl,
+                "this is minus the ELBO; the sign is turned where it is minimised.": kl - exact,
+                "this is KL(p‖q): which of the two is drawn from?": exact - kl_divergence(prior, q),
+                "the prior does not enter: from where does q move away?": exact + q.entropy(),
+                "this is the fit at the mean of q: its doubt costs nothing.": fit(sigma, 0) - kl,
+                "a log likelihood is a sum over the targets, not a mean.": exact / 9 - kl,
+                "this is per target; the bound is of all of them.": (exact - kl) / 9,
+                "the mean over the draws, not their sum.": draws * exact - kl,
+                "`Normal` takes a standard deviation, and `sigma` is one.": fit(sigma**2) - kl,
+                "the noise has scale 1 here: where does `sigma` enter?": fit(1.0) - kl,
+                "constants of the log likelihood are missing: then it bounds nothing.": exact
+                - kl
+                - Normal(zero[0], sigma).log_prob(zero[0]) * len(y),
+            }
+        if abs(found - exact + kl) > near:
+            far = {m: abs(found - w) / max(1.0, abs(w / exact)) for m, w in traps.items()}
+            if far[message := min(far, key=far.get)] < near:
+                raise Wrong(message)
+            more = " Are logarithms averaged, or likelihoods?" * bool(found > exact - kl)
+            raise Wrong(f"it should be near {exact - kl:.1f} nats here; it is {found:.1f}.{more}")
+        if not isinstance(value, Tensor) or not value.requires_grad:
+            raise Wrong("the value is right, but no gradient comes out of it.")
+        found = torch.autograd.grad(value, inside, allow_unused=True)
+        leaves = [loc.clone().requires_grad_(), root.clone().requires_grad_()]
+        doubt = (x @ leaves[1]).square().sum() / (2 * sigma**2)
+        best = Normal(x @ leaves[0], sigma).log_prob(y).sum() - doubt
+        best = best - kl_divergence(dist.MultivariateNormal(leaves[0], scale_tril=leaves[1]), prior)
+        lost = [
+            f is None or (f - w).tril().norm() > 0.18 * w.tril().norm()
+            for f, w in zip(
+                map(_square, found), map(_square, torch.autograd.grad(best, leaves)), strict=True
+            )
+        ]
+        if lost[0]:
+            raise Wrong("the value is right, but draws let no gradient pass: `q` has another way.")
+        if lost[1]:
+            raise Wrong("the mean of `q` learns, its widths do not: where is their gradient lost?")
+
+    return trial(answer, examine, praise="log likelihood minus price, and its gradient reaches q.")
 
 
 def _trace(model: Any, *data: Any, **known: Tensor) -> poutine.Trace:
@@ -337,7 +410,7 @@ def check_network(answer: Any) -> Verdict:
         model = functools.partial(network, hidden=hidden)
         trace = _trace(model, x, y)
         _examine_data_sites(trace, y)
-        values = _unknowns(trace, 3, hidden)
+        values = _unknowns(trace, *x.shape, hidden)
         for seed in range(2):
             _examine_joint(model, x, y, values, seed)
         if tuple(_trace(model, x[:1]).nodes["mean"]["value"].shape) != (1,):
@@ -366,13 +439,15 @@ def _examine_data_sites(trace: poutine.Trace, y: Tensor) -> None:
         raise Wrong('what it returns is not "mean".')
 
 
-def _unknowns(trace: poutine.Trace, d: int, hidden: int) -> dict[str, Tensor]:
+def _unknowns(trace: poutine.Trace, wines: int, d: int, hidden: int) -> dict[str, Tensor]:
     """Two weights, two biases (first, second) and the noise scale, by name, as they were drawn."""
     for name, site in trace.nodes.items():
         if site["type"] == "param":
             raise Wrong(f"`{name}` is a parameter: one trained value without a prior.")
     sites = {name: site for name, site in drawn(trace).items() if not site["is_observed"]}
     for name, site in sites.items():
+        if any(frame.size != wines for frame in site["cond_indep_stack"]):
+            raise Wrong(f"`{name}` stands in a plate: here all numbers of a name are one event.")
         if site["cond_indep_stack"]:
             raise Wrong(
                 f"`{name}` is drawn in the plate, anew for every wine. What all wines share is "
@@ -385,8 +460,13 @@ def _unknowns(trace: poutine.Trace, d: int, hidden: int) -> dict[str, Tensor]:
     scales = [name for name in alone if (sites[name]["fn"].sample((100,)) > 0).all()]
     if len(scales) != 1:
         raise Wrong("one unknown is the noise scale: a single number, and never negative.")
+    if scales != ["sigma"]:
+        raise Wrong(f'the noise scale is named "{scales[0]}"; later cells look for "sigma".')
     sizes = {name: value.numel() for name, value in values.items() if name not in scales}
     second = {sizes[name]: name for name in sizes if name not in ("w1", "b1")}
+    for name in ("w1", "b1"):
+        if name not in sizes:
+            raise Wrong(f'no unknown is named "{name}"; there are {list(values) or "none"}.')
     names = ["w1", second.get(hidden), "b1", second.get(1)]
     if len(sizes) != 4 or [sizes.get(n) for n in names] != [d * hidden, hidden, hidden, 1]:
         raise Wrong(
@@ -446,6 +526,50 @@ def _examine_learning(model: Callable) -> None:
     mean = _trace(model, x, **guide.median()).nodes["mean"]["value"]
     if not (mean - y).square().mean() < 0.6:  # a level line has 1
         raise Wrong("60 steps of SVI on a parabola taught it nothing: who stops gradients?")
+
+
+@exercise
+def check_predictions(answer: Any) -> Verdict:
+    """Means and noise scales, both (s, n), of a model with a guide, inputs (n, d) and s."""
+    x, s = torch.tensor([[1.0], [2.0], [-1.0]]), 40
+
+    def model(x, y=None, hidden=50):
+        w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        sigma = pyro.sample("sigma", dist.LogNormal(0.0, 1.0))
+        mean = pyro.deterministic("mean", x @ w[None])  # as in exercise 6: no extra axes
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal(mean, sigma), obs=y)
+
+    def guide(x, y=None, hidden=50):  # the noise scale is that of the weight
+        w = pyro.sample("w", dist.Normal(4.0, 0.5))
+        pyro.sample("sigma", dist.Delta(w.square() / 9))
+
+    def examine(function: Callable) -> None:
+        got = function(model, guide, x.clone(), s)
+        if isinstance(got, dict):
+            raise Wrong(f"return two things, means and scales, not a dictionary of {list(got)}.")
+        if got is None or got is ...:
+            numbers(got)
+        if not isinstance(got, tuple | list | Tensor) or len(got) != 2:
+            raise Wrong("return two things, the means and the noise scales.")
+        for value, name in zip(got, ("means", "noise scales"), strict=True):
+            if (shape := tuple(numbers(value).shape)) != (s, len(x)):
+                raise Wrong(f"the {name} have shape {shape}; {(s, len(x))} was asked for.")
+        mean, scale = map(numbers, got)
+        w = mean[:, :1]
+        if mean[:, 0].mean() < 2:
+            raise Wrong("these are draws from the prior: who tells `Predictive` of the guide?")
+        turned = mean.T.reshape(s, -1)
+        if mean.ndim == 2 and not close(mean, w * x[:, 0].double(), 1e-4):
+            if close(turned, turned[:, :1] * x[:, 0].double(), 1e-4):
+                raise Wrong("rows and columns are mixed up: a row belongs to one network.")
+            raise Wrong("these means scatter around those of the networks: noise was added.")
+        if w.std() < 0.1:
+            raise Wrong("all rows are alike: one network was drawn, or their mean was taken.")
+        if not close(scale, (w**2 / 9).expand_as(scale), 1e-4):
+            raise Wrong("a row's noise scale is not that of the same network.")
+
+    return trial(answer, examine, praise="a row for each network: its means and its noise.")
 
 
 # ------------------------------------------------------------------ two kinds of doubt
@@ -593,6 +717,46 @@ def _ranked(mass: float) -> tuple[Tensor, Tensor, Tensor, float]:
         below, above = torch.where(left, y, below), torch.where(left, above, y)
     shift, stretch = column - 90, 1 + column % 7
     return shift + stretch * y, shift + stretch * mean, stretch * scale, mass
+
+
+@exercise
+def check_noise_rule(answer: Any) -> Verdict:
+    """A better noise scale from residuals (n,), slopes (n, p), prior scales (p,) and the last."""
+
+    def reference(r, slopes, prior, sigma, power=2, trace=1.0, root=0.5, prior_power=-2):
+        curvature = slopes.T @ slopes / sigma**power
+        precision = curvature + torch.diag(prior**prior_power)
+        known = trace * torch.linalg.solve(precision, curvature).trace()
+        return (r.square().sum() / (len(r) - known)) ** root
+
+    def known(slopes, prior, sigma):
+        curvature = slopes.T @ slopes / sigma**2
+        return torch.linalg.solve(curvature + torch.diag(prior**-2), curvature).trace()
+
+    def slow(r, slopes, prior, sigma):
+        return ((r.square().sum() + sigma**2 * known(slopes, prior, sigma)) / len(r)).sqrt()
+
+    traps = [
+        (lambda r, j, p, s: r.square().mean().sqrt(), "the weights have bent towards these rows."),
+        (lambda r, j, p, s: (r.square().sum() / (len(r) - len(p))).sqrt(),
+         "not every weight is determined by the data: what holds the others?"),
+        (functools.partial(reference, root=1), "this is the variance."),
+        (slow, "it rests at the top, and creeps there: let only the squared residuals be divided."),
+        (lambda r, j, p, s: (r.square().sum() / (len(r) - (len(p) - known(j, p, s)))).sqrt(),
+         "which weights use up wines: those that the data determine, or the others?"),
+        (lambda r, j, p, s: (r.square().sum() / (len(r) - s**2 * known(j, p, s))).sqrt(),
+         "a count has no unit: how does the curvature of the data depend on sigma?"),
+        (functools.partial(reference, trace=-1), "explained rows are lost, not gained: a sign."),
+        (functools.partial(reference, power=1), "how does the curvature depend on sigma?"),
+        (functools.partial(reference, prior_power=-1), "precision of a prior of this scale?"),
+        (functools.partial(reference, prior_power=2), "precision of a prior of this scale?"),
+    ]  # fmt: skip
+    cases = []
+    for seed, (n, d) in enumerate(((9, 3), (6, 8))):
+        x, y = _rows(n, d, seed)
+        cases.append((y.double(), x.double(), 0.2 + torch.arange(d).double() / 5, 0.7 + seed))
+    praise = "its resting point is the top of the evidence."
+    return judge(answer, reference, cases, traps=traps, praise=praise)
 
 
 @exercise
@@ -825,6 +989,59 @@ def check_log_score(answer: Any) -> Verdict:
     ]
     praise = "nobody can cheat with spikes now."
     return judge(answer, reference, cases, traps=traps, praise=praise)
+
+
+@exercise
+def check_paired_gain(answer: Any) -> Verdict:
+    """Mean and standard error of gains (n,) that agree within groups (n,) -> two numbers."""
+
+    def sums(gains, groups, values=None):
+        values = gains - gains.mean() if values is None else values
+        return torch.zeros(int(groups.max()) + 1).to(gains).index_add(0, groups, values)
+
+    def reference(gains, groups):
+        inside = sums(gains, groups)
+        variance = inside.square().sum() * len(inside) / (len(inside) - 1)
+        return torch.stack([gains.mean(), variance.sqrt() / len(gains)])
+
+    def ignoring(gains, groups, power=0.5):
+        return torch.stack([gains.mean(), gains.std() / len(gains) ** power])
+
+    def of_groups(gains, groups):
+        means = sums(gains, groups, gains) / groups.bincount()
+        return torch.stack([means.mean(), means.std() / len(means) ** 0.5])
+
+    def squared(gains, groups):
+        mean, error = reference(gains, groups)
+        return torch.stack([mean, error**2])
+
+    def not_centred(gains, groups):
+        error = sums(gains, groups, gains).square().sum().sqrt() / len(gains)
+        return torch.stack([gains.mean(), error])
+
+    def by_groups(gains, groups):
+        mean, error = reference(gains, groups)
+        return torch.stack([mean, error * len(gains) / (int(groups.max()) + 1)])
+
+    traps = [
+        (ignoring, "this is the error if all wines were independent: twins are not."),
+        (functools.partial(ignoring, power=0), "this is the spread of one gain, not of a mean."),
+        (of_groups, "a group of three wines counts as three: this is the mean of the groups."),
+        (squared, "this is the variance: an error has the unit of the gains."),
+        (not_centred, "the mean is not noise: take it from each gain before you square."),
+        (
+            lambda g, k: torch.stack([g.mean(), g.std() / (int(k.max()) + 1) ** 0.5]),
+            "as many independent wines as groups: but a group of two weighs twice.",
+        ),
+        (by_groups, "the mean is a sum divided by the number of wines, not of groups."),
+        (lambda *a: reference(*a).flip(0), "first the mean, then its error."),
+        (lambda *a: reference(*a)[0], "return two numbers, the mean and its standard error."),
+    ]
+    gains, groups = _draws(2, 300)[1][0] + 0.9, torch.arange(300) * 7 % 211
+    gains = 100 * gains  # large beside the absolute tolerance
+    cases = [(gains + sums(gains, groups)[groups], groups), (gains[:200], torch.arange(200))]
+    praise = "twins count once where they agree."
+    return judge(answer, reference, cases, traps=traps, praise=praise, rtol=4e-3)
 
 
 @exercise

@@ -40,6 +40,8 @@ def load_posteriors() -> dict[str, Any]:
         2); ``"mean_field_nuts"`` (2,), order 0 and 54 wines with the sigma of NUTS;
         ``"twice_the_steps"``, the same pairs (2,) of order 0 after twice as many ``"steps"``.
 
+        ``"told"``: ``"laplace"`` (three starts, 2), the same pairs with the sigma of NUTS.
+
         ``"gap"``, NUTS on the toy: ``"line"`` (n,); ``"mean"``, ``"sd"``, ``"lower"`` (5 %) and
         ``"upper"`` (95 %) of the functions there, ``"r_hat"``, ``"ess"``, each (n,); their
         summaries ``"functions"`` and ``"functions_in_gap"``; ``"doubt_in_gap"``, a pair (2,), the

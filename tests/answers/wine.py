@@ -2,12 +2,13 @@
 
 import math
 from contextlib import nullcontext
+from operator import itemgetter
 
 import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.infer import SVI, Trace_ELBO, autoguide
+from pyro.infer import SVI, Predictive, Trace_ELBO, autoguide
 from pyro.nn import PyroModule, PyroSample
 from scipy.stats import multivariate_normal, norm
 from torch.distributions import Normal
@@ -17,7 +18,7 @@ from tests.answers.wine_slips import SLIPS
 
 
 # fmt: off
-# Exercise 3, 4, 8, each with a slip; draws, a quantile; an answer of NumPy.
+# Models, a training and batches, each with a slip; draws, a quantile; an answer of NumPy.
 def linear(prior=1.0, noise=lambda s: s, event=1, whole=0, plate=True, w="w", obs=True):
     def model(x, target, sigma):
         weights = pyro.sample(w, dist.Normal(torch.zeros(x.shape[1]), prior).to_event(event))
@@ -130,6 +131,23 @@ ODD = [
     "network": [
         slip("network", "w2", "v", '"v"', '"out"'),
         slip("network", PLATE, "if True:", "mean, sigma)", "mean, sigma).to_event(1)")],
+    "linear_elbo": [
+        lambda q, x, y, sigma, s: (lambda w: (
+            Normal(w @ x.T, sigma).log_prob(y).sum(1) + Normal(0.0, 1.0).log_prob(w).sum(1)
+            - q.log_prob(w)).mean())(q.rsample((s,))),
+        lambda q, x, y, sigma, s: torch.stack([
+            right.linear_elbo(q, x, y, sigma, 40) for _ in range(100)]).mean()],
+    "paired_gain": [
+        lambda g, k: (float(g.mean()), float(sum(
+            (g - g.mean())[k == i].sum() ** 2 for i in k.unique()) ** 0.5) / len(g)),
+        arrays(lambda g, k: np.array([g.mean(), np.sqrt(
+            np.square(np.bincount(k, g - g.mean())).sum()) / len(g)]))],
+    "predictions": [
+        lambda m, g, x, s: [v.detach().squeeze().view(s, -1).expand(s, len(x)) for v in itemgetter(
+            "mean", "sigma")(Predictive(m, guide=g, num_samples=s)(x))]],
+    "noise_rule": [
+        arrays(lambda r, J, p, v: np.sqrt(np.sum(r**2) / (len(r) - np.trace(np.linalg.solve(
+            v**2 * np.diag(p**-2.0) + J.T @ J, J.T @ J)))))],
     "log_evidence": [
         arrays(lambda r, J, w, s, v: multivariate_normal(
             cov=v**2 * np.eye(len(r)) + (J * s**2) @ J.T).logpdf(r + J @ w)),
