@@ -656,7 +656,7 @@ def bound_terms(vae, x, seed=0):
     return -log_bernoulli(x, vae.decoder(mu + sigma * eps)), gaussian_kl(mu, sigma)
 
 
-sets = {"training": binarise(grey_train), "validation": x_val, "test": x_test}
+sets = {"training": binarise(grey_train[:4000]), "validation": x_val, "test": x_test}
 flat_scores = {name: -sum(bound_terms(flat, x)) for name, x in sets.items()}  # ELBO, (n,) each
 by_pyro = TraceMeanField_ELBO().loss(model, guide, flat, x_test, 2) / len(x_test)
 assert abs(by_pyro + flat_scores["test"].mean()) < 1  # the same up to the draws of z
@@ -2510,17 +2510,13 @@ from sklearn.neighbors import KNeighborsClassifier
 
 seed_everything(SEED)
 untrained = ScoredVae(d, LATENT).to(device)
-with torch.no_grad():
-    inputs = {
-        "pixels": [x.cpu() for x in (grey_train, grey_test)],
-        "codes": [vae.posterior(x)[0].cpu() for x in (grey_train, grey_test)],
-        "hidden layer, untrained": [
-            untrained.encoder[:-1](x).cpu() for x in (grey_train, grey_test)
-        ],
-        "hidden layer": [vae.encoder[:-1](x).cpu() for x in (grey_train, grey_test)],
-    }
-for name, (train, test) in inputs.items():  # a penalty depends on the scale: mean squared length 1
-    average = train.mean(0)
+layers = {"pixels": nn.Identity(), "codes": lambda x: vae.posterior(x)[0]}
+layers |= {"hidden layer, untrained": untrained.encoder[:-1], "hidden layer": vae.encoder[:-1]}
+pool, inputs = grey_train[:4000], {}  # labels are asked for among these
+for name, layer in layers.items():
+    with torch.no_grad():
+        train, test = layer(pool).cpu(), layer(grey_test).cpu()
+    average = train.mean(0)  # a penalty depends on the scale: make the mean squared length 1
     length = (train - average).square().sum(-1).mean().sqrt()
     inputs[name] = (train - average) / length, (test - average) / length
 rows = [("pixels, nearest", "pixels", KNeighborsClassifier(1))]
@@ -2529,7 +2525,7 @@ rows += [(name, name, LogisticRegression(C=10, max_iter=2000)) for name in input
 # %%
 accuracy = torch.zeros(len(rows), LABEL_SEEDS)  # (row, choice of labels)
 for seed in range(LABEL_SEEDS):
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(1000 * SEED + seed))
+    order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(1000 * SEED + seed))
     kinds = digits.y_train[order]
     chosen = torch.cat([order[kinds == digit][: LABELS // 10] for digit in range(10)])
     for row, (_, kind, classifier) in enumerate(rows):
