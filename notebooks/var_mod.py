@@ -222,6 +222,8 @@ def log_bernoulli(x, logits):
 
 # %%
 encoder, decoder = mlp(d, HIDDEN, HIDDEN, 2).to(device), mlp(2, HIDDEN, HIDDEN, d).to(device)
+with torch.no_grad():
+    decoder[-1].bias.copy_(frequency.logit())  # a start at the pixel frequencies
 optimiser = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=3e-3)
 loader = DataLoader(grey_train, batch_size=100, shuffle=True)
 for _ in (shown := bar(range(EPOCHS), desc="epochs")):
