@@ -2617,7 +2617,7 @@ x_others = x_val[(digits.y_val != 1).to(device)]  # the weights are chosen witho
 without_ones = fit_vae(others, x_others, seed=SEED, **quick)
 with_ones = fit_vae(grey_train[:ALARM_DIGITS], x_val, seed=SEED, **quick)  # the control
 is_one = (digits.y_test == 1).to(device)
-usual, erased = x_test[~is_one], x_test[~is_one]
+usual = x_test[~is_one]
 erased = torch.cat([usual[:, : d // 2], torch.zeros_like(usual[:, d // 2 :])], 1)
 shuffle = torch.randperm(d, generator=torch.Generator().manual_seed(0)).to(device)
 bold = F.max_pool2d(usual.view(-1, 1, 28, 28), 3, 1, 1).flatten(1)  # black grows by a pixel
