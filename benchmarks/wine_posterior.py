@@ -70,7 +70,7 @@ def subset(data: SimpleNamespace, order: int, size: int) -> tuple[Tensor, Tensor
 def wine_network(u: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """Means and noise scales (..., n) for unknowns u (..., p), in scales of the score."""
     prior = nb.weight_prior(x, bnn.HIDDEN, False)
-    return nb.mean_and_scale(prior * u, x, bnn.HIDDEN, False)
+    return nb.mean_and_scale(prior * u, x.asinh(), bnn.HIDDEN, False)
 
 
 def toy() -> SimpleNamespace:
@@ -365,7 +365,7 @@ def mean_field(
         w = loc + log_scale.exp() * torch.randn(s, unknown)  # (s, unknown)
         if sigma is not None:
             w = torch.cat([w, torch.full((s, 1), math.log(sigma))], 1)
-        return nb.mean_and_scale(w, x, bnn.HIDDEN, False)  # (s, n) each
+        return nb.mean_and_scale(w, x.asinh(), bnn.HIDDEN, False)  # (s, n) each
 
     def loss():
         mean, scale = network(STEP_DRAWS, x)
