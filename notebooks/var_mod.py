@@ -83,9 +83,11 @@ ALARM_DIGITS = 4000  # training digits of each network in section 19
 # %% jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
 # What some checkpoints say if other parameters break them; impossible values are refused here.
 EXPECTED = "expected with the parameters as they stand in the notebook"
-numbers = {"EPOCHS": EPOCHS, "HIDDEN": HIDDEN, "LATENT": LATENT, "STEPS": STEPS}
-for name, value in (numbers | {"BUG_STEPS": BUG_STEPS, "DIAL_STEPS": DIAL_STEPS}).items():
+numbers = {"EPOCHS": EPOCHS, "HIDDEN": HIDDEN, "LATENT": LATENT, "BUG_STEPS": BUG_STEPS}
+for name, value in numbers.items():
     require(is_whole(value, 1), name, "a whole number of at least 1", value)
+for name, value in {"STEPS": STEPS, "DIAL_STEPS": DIAL_STEPS}.items():
+    require(is_whole(value, 10), name, "a whole number of at least 10", value)
 for name, value in {"DIAL_DIGITS": DIAL_DIGITS, "ALARM_DIGITS": ALARM_DIGITS}.items():
     require(is_whole(value, 100, 14_000), name, "a whole number from 100 to 14,000", value)
 require(is_whole(DIAL_SEEDS, 2), "DIAL_SEEDS", "a whole number of at least 2", DIAL_SEEDS)
@@ -850,11 +852,12 @@ def batches(x, batch, steps):
     return itertools.islice(itertools.chain.from_iterable(passes), steps)
 
 
-def new_vae(x, k, hidden):
-    """A ScoredVae whose last bias starts at the log-odds of the pixel frequencies of x (n, d)."""
+def new_vae(x, k, hidden, frequencies=True):
+    """A ScoredVae; its last bias may start at the log-odds of the pixel frequencies of x (n, d)."""
     vae = ScoredVae(x.shape[1], k, hidden).to(x)
-    with torch.no_grad():
-        vae.decoder[-1].bias.copy_(x.mean(0).clamp(0.01, 0.99).logit())
+    if frequencies:
+        with torch.no_grad():
+            vae.decoder[-1].bias.copy_(x.mean(0).clamp(0.01, 0.99).logit())
     return vae
 
 
@@ -866,19 +869,19 @@ def loss_of(vae, x, price=1.0):
 
 
 # %% slideshow={"slide_type": "subslide"}
-def fit_vae(
-    x_train, x_val, *, k, seed, hidden=400, steps=1700, batch=200, lr=6e-3, beta=1.0, watch=None
-):
+def fit_vae(x_train, x_val, *, k, seed, hidden=400, steps=1700, batch=200, lr=6e-3, beta=1.0,
+            frequencies=True, warm_up=0.8, decay=0.1, watch=None):  # fmt: skip
     """Fit a ScoredVae to rows (n, d) in [0, 1]; watch(vae, step) is called ten times."""
+    require(is_whole(steps, 10), "steps", "a whole number of at least 10", steps)
     torch.manual_seed(seed)
     x_train, x_val = as_pixels(x_train), binarise(as_pixels(x_val, d=x_train.shape[1]))
-    vae, best, kept = new_vae(x_train, k, hidden), math.inf, None
-    optimiser = torch.optim.AdamW(vae.parameters(), weight_decay=0.1, fused=True)  # fast
+    vae, best, kept = new_vae(x_train, k, hidden, frequencies), math.inf, None
+    optimiser = torch.optim.AdamW(vae.parameters(), weight_decay=decay, fused=True)  # in one call
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.12)
     shown = bar(batches(x_train, batch, steps), total=steps, desc=f"k = {k}, β = {beta:g}")
     for step, x in enumerate(map(binarise, shown), 1):
         optimiser.zero_grad()
-        loss_of(vae, x, beta * min(1, 1.25 * step / steps)).backward()
+        loss_of(vae, x, beta * min(1, step / max(1, warm_up * steps))).backward()
         optimiser.step()
         schedule.step()
         if step % max(1, steps // 10) == 0 or step == steps:

@@ -259,7 +259,7 @@ def test_binarise_keeps_black_and_white_and_samples_grey():
 @pytest.mark.parametrize("n", [1, 50, 450])
 def test_a_fit_takes_other_sizes_and_types_and_constant_pixels(n, dtype):
     x = torch.cat([two_clusters(n), torch.zeros(n, 2), torch.ones(n, 1)], 1).to(dtype)
-    vae = nb.fit_vae(x, x, k=3, seed=0, hidden=8, steps=5, lr=0.1)
+    vae = nb.fit_vae(x, x, k=3, seed=0, hidden=8, steps=10, lr=0.1)
     wanted = dtype if dtype.is_floating_point else torch.float32
     for score in (vae.elbo(x), nb.bound(vae, x, 7)):
         assert score.shape == (n,) and score.dtype == wanted and score.isfinite().all()
@@ -284,8 +284,8 @@ def test_what_is_no_image_is_refused(small_vae, x):
     for call in (
         small_vae.elbo,
         lambda x: nb.bound(small_vae, x, 3),
-        lambda x: nb.fit_vae(x, x, k=2, seed=0, steps=2),
-        lambda x: nb.fit_vae(two_clusters(9), x, k=2, seed=0, steps=2),
+        lambda x: nb.fit_vae(x, x, k=2, seed=0, steps=10),
+        lambda x: nb.fit_vae(two_clusters(9), x, k=2, seed=0, steps=10),
     ):
         with pytest.raises(ValueError, match="binarise|pixels must be|shape"):
             call(x)
@@ -293,7 +293,7 @@ def test_what_is_no_image_is_refused(small_vae, x):
 
 def test_validation_rows_of_another_width_are_refused():
     with pytest.raises(ValueError, match=r"shape \(n, 6\), not \(3, 5\)"):
-        nb.fit_vae(two_clusters(9), torch.zeros(3, 5), k=2, seed=0, steps=2)
+        nb.fit_vae(two_clusters(9), torch.zeros(3, 5), k=2, seed=0, steps=10)
 
 
 @pytest.mark.mistake("V1")
@@ -420,3 +420,18 @@ def test_benchmark_scores_each_prior_and_its_control():
     found = learnt_priors.fitted(x, two_clusters(100, seed=1), x[:50], 0, **settings)
     assert len(found["scores"]) == len(found["processor_seconds"]) == 5
     assert all(elbo < bound + 0.05 < 0 for elbo, bound in found["scores"].values())
+
+
+def test_benchmark_leaves_one_part_out_at_a_time():
+    x, settings = two_clusters(400), {"k": 3, "hidden": 16, "steps": 60, "seeds": range(2)}
+    found = learnt_priors.ablation(x, two_clusters(100, seed=1), x[:50], **settings)
+    assert list(found) == list(learnt_priors.LESS)
+    assert len({tuple(elbos) for elbos in found.values()}) == 5  # each setting changes the fit
+    whole = nb.fit_vae(x, two_clusters(100, seed=1), k=3, seed=1, hidden=16, steps=60)
+    elbo = sum(whole.elbo(x[:50], seed).mean().item() for seed in range(8)) / 8
+    assert found["nothing"][1] == pytest.approx(elbo, abs=1e-3)
+
+
+def test_a_fit_of_too_few_steps_is_refused():
+    with pytest.raises(ValueError, match="steps must be a whole number of at least 10, not 9"):
+        nb.fit_vae(two_clusters(9), two_clusters(9), k=2, seed=0, steps=9)
