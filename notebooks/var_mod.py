@@ -2100,6 +2100,14 @@ def flow_prior(mu, sigma, steps=500, batch=400, lr=5e-3):
 
 
 # %% slideshow={"slide_type": "subslide"}
+def mixture(logits, means, roots):
+    """Mixture of Gaussians with covariances L Lᵀ; L the lower triangle of a root (c, k, k)."""
+    size = roots.diagonal(dim1=-2, dim2=-1).abs().diag_embed()
+    normal = dist.MultivariateNormal(means, scale_tril=roots.tril(-1) + size)
+    return dist.MixtureSameFamily(dist.Categorical(logits=logits), normal)
+
+
+# %% slideshow={"slide_type": "subslide"}
 def train_together(vae, prior, grey, *, steps=360, batch=200, lr=2e-3, prior_lr=5e-3):
     """Copies of a ScoredVae and of a mixture as prior, after steps on their common ELBO."""
     vae, parts = copy.deepcopy(vae), prior.component_distribution
@@ -2111,9 +2119,7 @@ def train_together(vae, prior, grey, *, steps=360, batch=200, lr=2e-3, prior_lr=
     optimiser = torch.optim.Adam([{"params": p, "lr": rate} for p, rate in groups], fused=True)
     rates = [rate for _, rate in groups]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=steps)
-    epochs = itertools.repeat(DataLoader(grey, batch, shuffle=True))  # as many as needed
-    batches = itertools.islice(itertools.chain.from_iterable(epochs), steps)
-    for x in map(binarise, bar(batches, total=steps, desc="together")):
+    for x in map(binarise, bar(batches(grey, batch, steps), total=steps, desc="together")):
         q = dist.Normal(*vae.posterior(x))
         z = q.rsample()
         rate = q.log_prob(z).sum(-1) - mixture(logits, means, roots).log_prob(z)
@@ -2125,14 +2131,7 @@ def train_together(vae, prior, grey, *, steps=360, batch=200, lr=2e-3, prior_lr=
     return vae, mixture(logits.detach(), means.detach(), roots.detach())
 
 
-# %% slideshow={"slide_type": "subslide"}
-def mixture(logits, means, roots):
-    """Mixture of Gaussians with covariances L Lᵀ; L the lower triangle of a root (c, k, k)."""
-    size = roots.diagonal(dim1=-2, dim2=-1).abs().diag_embed()
-    normal = dist.MultivariateNormal(means, scale_tril=roots.tril(-1) + size)
-    return dist.MixtureSameFamily(dist.Categorical(logits=logits), normal)
-
-
+# %%
 unit = dist.Normal(torch.zeros(LATENT, device=device), 1.0).to_event(1)
 priors = {"N(0, I)": unit, "mixture": mixture_prior(*codes), "flow": flow_prior(*codes)}
 if checks.check_learnt_prior(my_prior):
