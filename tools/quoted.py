@@ -66,7 +66,7 @@ def learnt_priors() -> str:
 def ablation() -> str:
     """What each part of fit_vae is worth, paired by seed, for the notebook on autoencoders."""
     text = (BENCHMARKS / "learnt_priors.json").read_text(encoding="utf-8")
-    stored, rows = json.loads(text)["ablation"], []
+    stored, rows = json.loads(text).get("ablation", {}), []
     for name, elbos in stored.items():
         lost = [elbo - whole for elbo, whole in zip(elbos, stored["nothing"], strict=True)]
         cells = [number(mean(elbos), 1), f"{number(mean(lost), 2)} ± {number(error(lost), 2)}"]
