@@ -187,7 +187,7 @@ assert 20 < floor < 60 and 200 < -constant < 215
 
 # %% [markdown]
 # Every good score for digits *sampled like this* lies between these two numbers. Twenty nats would be
-# no great model but a mistake, or another binarisation.
+# a mistake, or another binarisation.
 #
 # ### Networks
 # `mlp` stacks dense layers. Networks that draw return *logits*, log-odds $\log\frac{p}{1-p}$ of
@@ -406,7 +406,7 @@ assert (closed - estimate).abs() < 5 * error
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 5 The VAE in Pyro
-# All parts are there. Networks first.
+# Networks first.
 #
 # ### Exercise 2: the networks (15 minutes)
 # Write a `nn.Module` with two `mlp`s, each with two hidden layers of `hidden` units: `decoder`, from
@@ -773,8 +773,7 @@ for ax, (name, images) in zip(axes, decoded.items(), strict=True):
     plot_images(images[:14], rows=1, ax=ax).set_title(f"{name} (means)", loc="left")
 
 # %% [markdown]
-# By eye the rows differ little. The difference is what can be said about them: the VAE pays a finite
-# price for its codes, and has a score.
+# By eye the rows differ little. But the VAE pays a finite price for its codes, and has a score.
 #
 # Move through the plane yourself:
 
@@ -1134,10 +1133,9 @@ why = "The mean divides the distortion by images *and pixels*, the rate by image
 answer("price", "784, far too high", f"{why} A code costs more than it saves.")
 
 # %% [markdown]
-# The pictures of the collapsed model are all the same blob. Nothing crashed, and its loss per pixel
-# is small. Rate and active units detect the collapse at once. Here the cure is the right loss.
-# Collapse can also come with the *right* loss: a powerful decoder does without codes, or the rate
-# wins before the decoder has learnt anything.
+# The pictures of the collapsed model are all the same blob. Rate and active units detect the collapse
+# at once. Here the cure is the right loss. Collapse can also come with the *right* loss: a powerful
+# decoder does without codes, or the rate wins before the decoder has learnt anything.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 9 Where everything is known
