@@ -720,7 +720,7 @@ with torch.no_grad():
     mu_test, sigma_test = flat.posterior(x_test)
     z_test = mu_test + sigma_test * torch.randn_like(mu_test)  # (n, 2)
 
-# %% alt="Two clouds of test digits in the plane, each dot drawn as its digit. Left: draws from the VAE's posterior, around the origin, with dashed circles at one and two standard deviations of the prior; kinds lie in sectors, and arms reach beyond radius 4. Right: codes of the autoencoder on the same scale, crowded in the middle; its arms leave the picture." tags=["picture-digits"] jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
+# %% alt="Two clouds of test digits in the plane, each dot drawn as its digit. Left: draws from the VAE's posterior, around the origin, with dashed circles at one and two standard deviations of the prior; kinds lie in sectors, and arms reach beyond radius 4. Right: codes of the autoencoder on the same scale; its arms of zeros, ones and sevens leave the picture." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
 equal = {"aspect": "equal", "xlim": (-5.5, 5.5), "ylim": (-5.5, 5.5)}
 fig, axes = plt.subplots(1, 2, figsize=(9, 4.5), subplot_kw=equal)
 plot_codes(z_test, digits.y_test, axes[0])
