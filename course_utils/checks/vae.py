@@ -545,11 +545,11 @@ def check_vae_model(answer: Any) -> Verdict:
     return trial(answer, examine, praise=praise)
 
 
-def _guide(register: bool = False) -> Callable:
+def _guide(plate: str = "images", register: bool = False) -> Callable:
     def guide(vae: Tiny, x: Tensor, k: int) -> None:
         if register:
             pyro.module("vae", vae)
-        with pyro.plate("images", len(x)):
+        with pyro.plate(plate, len(x)):
             pyro.sample("z", pyro.distributions.Normal(*vae.posterior(x)).to_event(1))
 
     return guide
