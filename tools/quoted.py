@@ -18,6 +18,11 @@ def number(value: float, digits: int) -> str:
     return f"{value:.{digits}f}".replace("-", "−")
 
 
+def error(values: list[float]) -> float:
+    """The standard error of their mean."""
+    return stdev(values) / len(values) ** 0.5
+
+
 def random_splits() -> str:
     """Means over twenty random splits and over another twenty, for the wine notebook."""
     names = {
@@ -53,14 +58,25 @@ def learnt_priors() -> str:
     for name in stored[0]:
         cells = []
         for values in zip(*(scores[name] for scores in stored), strict=True):
-            error = stdev(values) / len(values) ** 0.5
-            cells.append(f"{number(mean(values), 2)} ± {number(error, 2)}")
+            cells.append(f"{number(mean(values), 2)} ± {number(error(values), 2)}")
         rows.append([name, *cells])
     return table(["prior, five seeds", "test ELBO (nats)", "K = 500 bound (nats)"], rows)
+
+
+def ablation() -> str:
+    """What each part of fit_vae is worth, paired by seed, for the notebook on autoencoders."""
+    text = (BENCHMARKS / "learnt_priors.json").read_text(encoding="utf-8")
+    stored, rows = json.loads(text).get("ablation", {}), []
+    for name, elbos in stored.items():
+        lost = [elbo - whole for elbo, whole in zip(elbos, stored["nothing"], strict=True)]
+        cells = [number(mean(elbos), 1), f"{number(mean(lost), 2)} ± {number(error(lost), 2)}"]
+        rows.append([name, *(cells if any(lost) else [cells[0], "–"])])
+    return table(["without", "test ELBO (nats)", "difference"], rows)
 
 
 QUOTED = {
     "random splits": random_splits,
     "all of MNIST": all_of_mnist,
     "learnt priors": learnt_priors,
+    "ablation": ablation,
 }

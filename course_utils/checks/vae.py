@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -341,6 +342,10 @@ def check_vae_networks(answer: Any) -> Verdict:
                     raise Wrong(f"`{name}` should be an attribute of `self`, made by `mlp`.")
             _encodes(vae, pair, x, k)
             _decodes(vae, k, d)
+            for name in ("encoder", "decoder"):
+                ends = getattr(vae, name)[0], getattr(vae, name)[-1]
+                if not all(isinstance(end, nn.Linear) for end in ends):
+                    raise Wrong(f"`{name}` should begin and end with a dense layer, as an `mlp`.")
             _learns(build, vae, x, k, d, hidden)
 
     praise = "for each image a Gaussian, for each code its logits, and all of it can be trained."
@@ -364,6 +369,11 @@ def _encodes(vae: nn.Module, pair: Any, x: Tensor, k: int) -> None:
         raise Wrong("a standard deviation is never negative; the second output is, for some x.")
     if (both[: len(x)] == 0).any() or (both == 0).float().mean() > 0.2:
         raise Wrong("a standard deviation of exactly 0 has no log: which function is never 0?")
+    bare = copy.deepcopy(vae)
+    for weights in bare.parameters():
+        nn.init.zeros_(weights)
+    if (numbers(bare.posterior(x)[1]) < 1e-6).any():
+        raise Wrong("where the network returns 0, so is the width: which function is never 0?")
     if (far[0] >= 0).all():
         raise Wrong("the mean of a code may be negative, too.")
     if close(both.sum(1), torch.ones(len(both)).double(), 1e-4):
@@ -472,6 +482,13 @@ def _one_per_image(name: str, node: dict, x: Tensor, d: int) -> None:
         raise Wrong("the plate scales the log density: it holds these images and no others.")
 
 
+def _of_images(node: dict) -> None:
+    """Refuse a plate of another name: Pyro ties those of model and guide by name, too."""
+    found = node["cond_indep_stack"][-1].name
+    if found != "images":
+        raise Wrong(f'the plate is called "{found}"; in model and guide it is "images".')
+
+
 def _reaches(value: Tensor, weights: nn.Linear, name: str) -> None:
     """Refuse an answer where a row of weights gets no gradient."""
     found = None
@@ -520,15 +537,15 @@ def check_vae_model(answer: Any) -> Verdict:
             if not close(likelihood.double(), Bernoulli(logits=logits).log_prob(x).sum(-1), 1e-4):
                 raise Wrong("the pixels are no Bernoulli with the logits of the decoder.")
             _reaches(likelihood, vae.decoder, "decoder")
-            plate = sites["z"]["cond_indep_stack"][-1].name
+            _of_images(sites["z"])
             pyro.clear_param_store()
-            TraceMeanField_ELBO().differentiable_loss(model, _guide(plate), vae, x, k)
+            TraceMeanField_ELBO().differentiable_loss(model, _guide(), vae, x, k)
 
     praise = "one latent and one image for each row, and the densities of the formula."
     return trial(answer, examine, praise=praise)
 
 
-def _guide(plate: str, register: bool = False) -> Callable:
+def _guide(plate: str = "images", register: bool = False) -> Callable:
     def guide(vae: Tiny, x: Tensor, k: int) -> None:
         if register:
             pyro.module("vae", vae)
@@ -568,6 +585,7 @@ def check_vae_guide(answer: Any) -> Verdict:
             if not close(found, Normal(mu, sigma).log_prob(z).sum(-1), 1e-4):
                 raise Wrong("`z` has not the Gaussian of the encoder.")
             _reaches(node["value"], vae.encoder, "encoder")
+            _of_images(node)
 
     return trial(answer, examine, praise="it draws as the encoder says, and gradients come back.")
 
@@ -589,21 +607,26 @@ def check_vae_training(answer: Any) -> Verdict:
         first, second = Tiny(16, 2, seed=1), Tiny(16, 2, seed=2)
         _dealt(_followed(train, first, grey, epochs=2)[0], epochs=2)
         try:
-            batches, told = _followed(train, second, grey, epochs=15)
+            batches, told, losses = _followed(train, second, grey, epochs=15)
         except Wrong as wrong:
             if "has moved" not in str(wrong):
                 raise
             raise Wrong("a second VAE is not trained: is Pyro's store cleared first?") from None
         _dealt(batches, epochs=15)
-        _judged(second, grey, numbers(told))
+        _judged(second, grey, numbers(told), losses)
 
     praise = "every image once an epoch, in batches, and the losses are those of the bound."
     return trial(answer, examine, praise=praise)
 
 
-def _followed(train: Callable, vae: Tiny, grey: Tensor, *, epochs: int) -> tuple[list, Any]:
-    """Let an answer train; the batches that it took steps on, and what it returned."""
+def _followed(train: Callable, vae: Tiny, grey: Tensor, *, epochs: int) -> tuple[list, Any, list]:
+    """Let an answer train; the batches that it took steps on, what it returned, and the losses.
+
+    These are means over the images of a batch, before its step, without the noise of draws.
+    """
     batches: list[Tensor] = []
+    losses: list[Tensor] = []
+    early: list[list[Tensor]] = []  # weights before the first step and after
 
     def model(given: Tiny, x: Tensor, k: int) -> None:
         if given is not vae or k != 2:
@@ -612,6 +635,10 @@ def _followed(train: Callable, vae: Tiny, grey: Tensor, *, epochs: int) -> tuple
             raise Wrong("grey pixels reach the Bernoulli likelihood: `binarise` each batch.")
         if torch.is_grad_enabled():
             batches.append(x.clone())
+            with torch.no_grad():
+                losses.append(-_elbo(vae, x).mean())
+            if len(early) < 2:
+                early.append([weights.detach().clone() for weights in vae.parameters()])
         pyro.module("vae", vae)
         with pyro.plate("images", len(x)):
             z = pyro.sample("z", pyro.distributions.Normal(x.new_zeros(len(x), k), 1).to_event(1))
@@ -619,18 +646,23 @@ def _followed(train: Callable, vae: Tiny, grey: Tensor, *, epochs: int) -> tuple
             pyro.sample("x", likelihood, obs=x)
 
     before = [weights.detach().clone() for weights in vae.parameters()]
-    told = _run(train, model, _guide("images", register=True), vae, grey.clone(), 2, epochs)
+    told = _run(train, model, _guide(register=True), vae, grey.clone(), 2, epochs)
     if told is ...:
         raise Untried
     if not batches:
         raise Wrong("the model has met no image with gradients: nothing calls `svi.step`.")
-    weights = zip(vae.parameters(), before, strict=True)
-    moved = max((a - b).abs().max().item() for a, b in weights)
-    if not moved:
+    if not _way(before, [*vae.parameters()]):
         raise Wrong("no weight has moved.")
-    if moved > 2 * 0.003 * len(batches):
-        raise Wrong("the weights made larger steps than Adam's with a learning rate of 0.003.")
-    return batches, told
+    step = _way(early[0], early[-1])  # Adam's first is as long as its learning rate
+    if not 0.0027 < step < 0.0033:
+        size = "larger" if step > 0.003 else "smaller"
+        raise Wrong(f"the weights made {size} steps than Adam's with a learning rate of 0.003.")
+    return batches, told, losses
+
+
+def _way(before: list[Tensor], after: list[Tensor]) -> float:
+    """How far the weight went that went furthest."""
+    return max((a - b).abs().max().item() for a, b in zip(after, before, strict=True))
 
 
 def _dealt(batches: list[Tensor], *, epochs: int) -> None:
@@ -655,7 +687,7 @@ def _dealt(batches: list[Tensor], *, epochs: int) -> None:
         raise Wrong("each image is black and white in the same way in every epoch.")
 
 
-def _judged(vae: Tiny, grey: Tensor, told: Tensor) -> None:
+def _judged(vae: Tiny, grey: Tensor, told: Tensor, losses: list[Tensor]) -> None:
     """Refuse losses that are not those of the epochs, and a training that went wrong."""
     x = torch.bernoulli(grey, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -685,6 +717,11 @@ def _judged(vae: Tiny, grey: Tensor, told: Tensor) -> None:
             raise Wrong(f"the training is right; {message}")
     if abs(last - loss) > 0.5 or not told[0] > told[-1]:
         raise Wrong(f"the training is right; the last loss is near {loss:.1f}, not {last:.4g}.")
+    means = torch.stack(losses).view(15, -1).mean(1)
+    if (told - means).square().mean().sqrt() > 0.15:
+        raise Wrong(
+            "the training is right, but a loss is not the mean over all steps of its epoch."
+        )
 
 
 # ------------------------------------------------------------------ the linear VAE
