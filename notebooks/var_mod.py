@@ -1173,8 +1173,10 @@ print(f"with 10,000 draws {short:.2f} nats are missing for k = 1, {long:.0f} for
 assert abs(short) < 0.1
 
 # %% [markdown]
-# Dots are means of ten tries, bars reach from the smallest to the largest. Below zero stands a try
-# whose draws hit by luck: its average is too large. So what does $k = 8$ need? The relative variance of an average of $S$ draws is $(m - 1)/S$, where
+# Dots are means of ten tries, bars their range. Below zero, draws hit by luck: an average can be too
+# large.
+#
+# So what does $k = 8$ need? The relative variance of an average of $S$ draws is $(m - 1)/S$, where
 # $m$ is the mean of the squared likelihood over the square of its mean. On the grid $m$ is exact
 # for one row; for $k$ independent rows these numbers are multiplied.
 
@@ -1188,9 +1190,8 @@ assert needed > 1e6 and missing[100].mean(0)[-1] > long > 10
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # The $z$ that explain an image fill a share of the prior that shrinks exponentially with the number
-# of latents that matter. Draws are needed from where the integrand lives: from the **posterior**.
-# Note the sign, too: the logarithm of an unbiased estimate is too small on average (Jensen's
-# inequality).
+# of latents that matter. So draws are needed from the **posterior**. Note the sign, too: the
+# logarithm of an unbiased estimate is too small on average (Jensen's inequality).
 #
 # ### The bound
 # Now fit one Gaussian $q$ per row by gradient ascent on the ELBO; `requires_grad_` marks what is
@@ -1519,10 +1520,9 @@ _ = axes[1].legend(fontsize=9)
 
 # %% [markdown]
 # Left, on a logarithmic axis: the bound, and the log likelihood of the same model, approach the
-# best value. Right: before the training the guide is too wide and elsewhere, after it the circles
-# agree. A diagonal guide is exact only where the exact posterior has no correlation $\rho$. At the
-# optimum it has none (Lucas et al. 2019); what is left of it costs $-\frac12 \log(1 - \rho^2)$,
-# too little to vanish fast.
+# best value. Right: untrained, the guide is too wide and elsewhere; trained, it fits. A diagonal
+# guide is exact only where the posterior has no correlation $\rho$. At the optimum it has none
+# (Lucas et al. 2019); what is left costs $-\frac12 \log(1 - \rho^2)$ nats, too little to vanish fast.
 #
 # ### A dial that nobody sees
 # A squared error is a Gaussian likelihood of fixed variance. Scripts that minimise $1000 \cdot
@@ -1665,24 +1665,24 @@ def group_means(estimate, f, score, size):
 
 
 latents = (1, 2, 5, 10, 20, 40)
-worth = {"score function": [], "leave one out, S = 2": [], "leave one out, S = 100": []}
+worth = {"score function": [], "leave one out, S = 2": [], "leave one out, S = 20": []}
 for k in latents:
     w, s, _ = best_linear(on_cpu, k)
     exact_gradient, f, score, slope = draw_gradients(on_cpu[0], w, s.item(), 10_000)
     estimates = {"reparametrised": (slope, 1), "score function": (f[:, None] * score, 1)}
-    for size in (2, 100):
+    for size in (2, 20):
         values = group_means(leave_one_out, f, score, size)
         estimates[f"leave one out, S = {size}"] = values, size
-    variance = {}  # of one draw, summed over latents
+    spent = {}  # variance of one draw, summed over latents
     for name, (values, size) in estimates.items():
         mean, error = mean_and_error(values)
         assert ((mean - exact_gradient).abs() < 6 * error + 1e-3).all(), name  # unbiased
-        variance[name] = size * values.var(0).sum().item()
+        spent[name] = size * values.var(0).sum().item()
     for name, found in worth.items():
-        found.append(variance[name] / variance["reparametrised"])
+        found.append(spent[name] / spent["reparametrised"])
 ratio, ratio_pair, ratio_many = (found[latents.index(2)] for found in worth.values())
 
-# %% alt="Draws that are worth one reparametrised draw against the number of latents, both axes logarithmic: the score function needs hundreds at one latent and 30,000 at 40. With the leave-one-out baseline it needs about three at one latent; at 40, nearly fifty with two draws and half of that with a hundred." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
+# %% alt="Draws that are worth one reparametrised draw against the number of latents, both axes logarithmic: the score function needs hundreds at one latent and 30,000 at 40. With the leave-one-out baseline it needs about three at one latent; at 40, nearly fifty with two draws and about half of that with twenty." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
 fig, ax = plt.subplots(figsize=(7, 3.6))
 for (name, values), style in zip(worth.items(), ("o-", "s-", "^-"), strict=True):
     ax.loglog(latents, values, style, label=name)
@@ -1697,17 +1697,17 @@ pair_ten, many_ten = (found[latents.index(10)] for found in list(worth.values())
 answer(
     "draws",
     "more than twenty",
-    f"Here {ratio:.0f}. With a baseline from one other draw (S = 2) it is {ratio_pair:.1f}, from 99 "
-    f"others {ratio_many:.1f}; for ten latents {pair_ten:.1f} and {many_ten:.1f}.",
+    f"Here {ratio:.0f}. With a baseline from one other draw (S = 2) it is {ratio_pair:.0f}, from 19 "
+    f"others (S = 20) {ratio_many:.0f}; for ten latents {pair_ten:.0f} and {many_ten:.0f}.",
 )
 assert ratio > 20 and 1 < ratio_many < many_ten / 2, EXPECTED
 assert ratio_many < ratio_pair < 2.5 * ratio_many and many_ten < pair_ten, EXPECTED
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # Both axes are logarithmic. The number without a baseline means little: a constant added to $f$
-# changes it. With the baseline, the price of ignoring the slope grows with $k$. How large it is
-# depends on $S$, the number of draws that share baselines. For discrete $z$, where there is no
-# slope, the score function remains useful.
+# changes it. With the baseline, the price of ignoring the slope grows with $k$, and falls with $S$,
+# the number of draws that share baselines. For discrete $z$, where there is no slope, the score
+# function remains useful.
 #
 # The mean over *all* $S$ draws as a baseline makes the gradient too small, by a factor $1 - 1/S$.
 # With two draws it is a half:
@@ -1844,8 +1844,9 @@ assert bounds[1] < bounds[5] < bounds[50] < bounds[500] < -floor
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # Dots are means over 500 test digits, bars standard errors of the paired difference to their ELBO,
-# the mean over 50 draws; the bound of all 2,000 is their ELBO plus this gain. Calling the ELBO "the likelihood" would sell the model
-# below its worth. How much is still missing, 500 draws cannot tell. Side by side:
+# the mean over 50 draws; the bound of all 2,000 is their ELBO plus this gain. Calling the ELBO "the
+# likelihood" would sell the model below its worth. How much is still missing, 500 draws cannot
+# tell. Side by side:
 
 
 # %% tags=["mistake-D5"] jupyter={"source_hidden": true}
@@ -2713,8 +2714,8 @@ display(
   {LATENT} latents {elbo.mean():.1f}. Pixel frequencies alone: {constant:.0f}; nobody gets above
   {-floor:.0f}.
 - The ELBO of a linear VAE came within {best - reached:.2g} nats of the exact optimum.
-- One reparametrised draw was worth {ratio_many:.1f} of the score function with a baseline from 99
-  other draws, {ratio_pair:.1f} with one from a single other.
+- One reparametrised draw was worth {ratio_many:.0f} of the score function with a baseline from 19
+  other draws, {ratio_pair:.0f} with one from a single other.
 - The bound with 500 draws: {bounds[500]:.1f} nats, so the ELBO understates the model.
 - A prior learnt on the codes raised the test ELBO by {cheaper:.1f} nats, without touching the
   decoder; trained together with it, to {together.mean():.1f}.
