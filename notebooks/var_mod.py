@@ -1657,18 +1657,17 @@ def draw_gradients(x, w, s, draws):
     return w.T @ (x - w @ mu) / s**2, f, (z - mu) / sigma**2, (x - z @ w.T) @ w / s**2
 
 
-# %% slideshow={"slide_type": "subslide"}
 def group_means(estimate, f, score, size):
     """Means of an estimate over groups of so many draws: they are independent, (groups, k)."""
     groups = zip(f.split(size), score.split(size), strict=True)
     return torch.stack([torch.as_tensor(estimate(*group)).mean(0) for group in groups])
 
 
-latents = (1, 2, 5, 10, 20, 40)
-worth = {"score function": [], "leave one out, S = 2": [], "leave one out, S = 20": []}
-for k in latents:
+# %% slideshow={"slide_type": "subslide"}
+def draws_worth_one(k, draws=20_000):
+    """How many draws of each estimate are worth one reparametrised draw, with k latents."""
     w, s, _ = best_linear(on_cpu, k)
-    exact_gradient, f, score, slope = draw_gradients(on_cpu[0], w, s.item(), 40_000)
+    exact_gradient, f, score, slope = draw_gradients(on_cpu[0], w, s.item(), draws)
     estimates = {"reparametrised": (slope, 1), "score function": (f[:, None] * score, 1)}
     for size in (2, 20):
         rows = slice(3000 * size)  # at most 3,000 groups
@@ -1679,9 +1678,14 @@ for k in latents:
         mean, error = mean_and_error(values)
         assert ((mean - exact_gradient).abs() < 6 * error + 1e-3).all(), name  # unbiased
         spent[name] = size * values.var(0).sum().item()
-    for name, found in worth.items():
-        found.append(spent[name] / spent["reparametrised"])
-ratio, ratio_pair, ratio_many = (found[latents.index(2)] for found in worth.values())
+    reference = spent.pop("reparametrised")
+    return {name: variance / reference for name, variance in spent.items()}
+
+
+latents = (1, 2, 5, 10, 20, 40)
+by_latents = [draws_worth_one(k) for k in latents]
+worth = {name: [row[name] for row in by_latents] for name in by_latents[0]}
+ratio, ratio_pair, ratio_many = (values[latents.index(2)] for values in worth.values())
 
 # %% alt="Draws that are worth one reparametrised draw against the number of latents, both axes logarithmic: the score function needs hundreds at one latent and 30,000 at 40. With the leave-one-out baseline it needs about three at one latent; at 40, nearly fifty with two draws and about half of that with twenty." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
 fig, ax = plt.subplots(figsize=(7, 3.6))
