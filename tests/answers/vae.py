@@ -60,6 +60,13 @@ def stable(x, t):
     return t * x - t.clamp(min=0) - (-(-t.abs()).expm1() / t.abs()).log()
 
 
+def series(x, t, reach, terms=1):
+    """The logarithm of the integral by its series, up to a reach."""
+    far = t.abs() > reach
+    near = t * x - t / 2 - (terms - 1) * t**2 / 24
+    return torch.where(far, stable(x, torch.where(far, t, 1.0)), near).sum(-1)
+
+
 WRONG = [  # exercise, answer, words of the message
     ("gaussian_kl", lambda m, s: kl(m, s.sqrt()), "the square of sigma"),
     ("gaussian_kl", lambda m, s: kl_divergence(unit, Normal(m, s)).sum(-1), "Which of the two"),
@@ -106,6 +113,9 @@ WRONG = [  # exercise, answer, words of the message
     ("continuous_bernoulli", lambda x, t: naive(x, t).where(abs(t) > 0.01, t * x - t / 2).sum(-1),
      "exp(100)"),
     ("continuous_bernoulli", lambda x, t: stable(x, t).where(t != 0, 0 * t).sum(-1), "is NaN"),
+    ("continuous_bernoulli", lambda x, t: series(x, t, 0.1000001), "off by 0.0004 nats per pixel"),
+    ("continuous_bernoulli", lambda x, t: series(x, t, 0.3000001), "per digit"),
+    ("continuous_bernoulli", lambda x, t: series(x, t, 0.25), "how far from 0 is a series"),
     ("vae_networks", lambda *a: right.vae_networks(784, 2), "mat1 and mat2"),
     ("vae_networks", lambda *a: torch.nn.Linear(3, 2), "a method `posterior`"),
     ("vae_training", lambda *a: 1.0, "nothing calls `svi.step`"),
@@ -166,6 +176,8 @@ ODD = [
     ("alarm", lambda v, x: v.posterior(x)[1].log().sum(-1) - v.elbo(x)),
     ("continuous_bernoulli", lambda x, t: right.continuous_bernoulli(x.double(), t.double())),
     ("continuous_bernoulli", lambda x, t: stable(x, (t + 2e-4).where(abs(t) < 1e-4, t)).sum(-1)),
+    ("continuous_bernoulli", lambda x, t: series(x, t, 0.02)),
+    ("continuous_bernoulli", lambda x, t: series(x, t, 0.3000001, terms=2)),
     ("linear_vae", lambda d, k: right.linear_vae(d, k)), ("linear_vae", Softplus),
     ("leave_one_out", leave_one_out),
     ("leave_one_out", lambda f, g: (len(f) * f - f.sum())[:, None].numpy() * g.numpy()
