@@ -1993,8 +1993,8 @@ print(f"test codes under the mean of the training digits: {unseen:.1f} nats, no 
 # Both sit at their ceiling: nearly every code points to its own digit. So over *all* digits there
 # could be, $I$ is about this or more, and the waste at most about what is printed. From the other
 # side: any density $r(z)$ as prior costs $I + \text{KL}(\bar q \,\|\, r) \ge I$. What a learnt prior
-# saves on new digits was waste. (The mean over training digits is a bad $r$: it remembers them, as
-# the last line shows.)
+# saves on new digits was waste. (The mean over training digits is a bad $r$: it remembers them; see
+# the last line.)
 #
 # **Predict first:** keep encoder and decoder, learn the prior. By how much does the test ELBO rise?
 
@@ -2037,8 +2037,8 @@ checks.check_learnt_prior(my_prior)
 # </details>
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# The course's own versions are folded. EM shares each code among thirty Gaussians and refits them to
-# their shares, again and again, with codes drawn anew; the flow has two autoregressive layers.
+# The course's own versions are folded. EM shares each code among thirty Gaussians and refits these,
+# in turn, with codes drawn anew; the flow has two autoregressive layers.
 
 
 # %% tags=["reference"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
@@ -2293,9 +2293,9 @@ course_completions = completions
 assert checks.check_completions(completions)
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# Which digits are open? Of 200 test digits take four whose fifty nearest training digits, *by upper
-# half*, agree least on a kind, and four that agree most. Each gets sixty completions, each of these
-# the kind of its nearest training digit. (Labels only choose what to show.)
+# Of 200 test digits take four whose fifty nearest training digits, *by upper half*, agree least on a
+# kind, and four that agree most. Each gets sixty completions, each of these the kind of its nearest
+# training digit. (Labels only choose what to show.)
 
 # %%
 passed = checks.check_completions(my_completions)
@@ -2348,10 +2348,9 @@ for ax, row in zip(axes, (certain, open_digit), strict=True):
                  f"effective sample size {sizes[row]:.0f}", loc="left", fontsize=9)  # fmt: skip
 
 # %% [markdown]
-# One upper half leaves one kind, the other several. That is what a posterior is for. The honest part
-# is the effective size: of two thousand draws only so many count. Equal images in a row are one draw,
-# taken often; kinds may be missing. Even a large size is no guarantee: what no draw met, does not
-# show.
+# One upper half leaves one kind, the other several. The honest part is the effective size: of two
+# thousand draws only so many count. Equal images in a row are one draw, taken often; kinds may be
+# missing. Even a large size is no guarantee: what no draw met, does not show.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 16 Honest uncertainty
@@ -2432,8 +2431,8 @@ assert reacts["encoder"][0] > 1.1 * reacts["exact"][0], EXPECTED
 # Widths are medians over images and both latents; × is the geometric mean of the factor, image by
 # image. In four other fits flips gave the exact posterior 0.5 to 1.3, the encoder always more (1.1 to
 # 1.6). $z_\sigma$ rises where the exact posterior does not: it measures neither damage nor posterior.
-# It learnt from undamaged images; nobody asked it about others. And even the exact posterior is
-# honest only about $z$, *if* the model is true.
+# It learnt from undamaged images. And even the exact posterior is honest only about $z$, *if* the
+# model is true.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 17 The dial β
@@ -2514,7 +2513,7 @@ assert all(a < slope < b for slope, (a, b) in zip(slopes, itertools.pairwise(DIA
 #
 # Do not conclude that β = 1 gives the prettiest pictures. β is raised to get latents that mean
 # something to people, and lowered to get sharp reconstructions. Only, with β < 1 minus the loss is
-# no bound any more, and with β > 1 a looser one. Neither is the ELBO. The far end of the dial,
+# no bound any more, and with β > 1 a looser one. The far end of the dial,
 # where all latents are off, is section 8.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
@@ -2523,8 +2522,8 @@ assert all(a < slope < b for slope, (a, b) in zip(slopes, itertools.pairwise(DIA
 # classifier on ten labelled digits of each kind, with three kinds of input: the pixels, the
 # posterior means (the codes), and the encoder's last hidden layer, from which the codes are
 # computed. Controls: the hidden layer of an encoder that was never trained, the label of the nearest
-# of the hundred, by pixels, and a support vector machine with a Gaussian kernel, which is not linear.
-# **Predict first:** which of the three inputs wins?
+# of the hundred, by pixels, and a kernel machine (Gaussian), which is not linear. **Predict first:**
+# which of the three inputs wins?
 
 # %%
 predict("labels", "the pixels", "the codes", "the hidden layer")
@@ -2596,8 +2595,8 @@ assert min(lead["pixels, kernel"], lead["codes, kernel"]) > lead["hidden layer"]
 # Guessing scores 10 %. The kind of digit is in the codes, too, but not along straight lines: the
 # kernel finds it. It finds it in the pixels as well, without any unlabelled image: the gain is one for
 # linear classifiers. The choice of labels moves a result by several points; so differences are taken
-# choice by choice. The ± covers only that: all share one trained VAE. Semi-supervised VAEs put the
-# label into the model, as a latent that is sometimes observed (Kingma et al. 2014).
+# choice by choice. The ± covers only that: all share one VAE. Semi-supervised VAEs put the label into
+# the model, as a latent that is sometimes observed (Kingma et al. 2014).
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 19 A warning
@@ -2719,7 +2718,7 @@ assert areas["ELBO with ones − without"][ones_at] > 0.9 and knew - never > 15,
 # Likelihood rewards what is *simple*, and simple is not usual. The difference of two ELBOs finds
 # ones, but had to know them. The course's alarm finds three of four and most ones; its form was
 # chosen with these strangers known, and it fails on a fifth. **No alarm without a test on the
-# strangers you fear** (Nalisnick et al. 2019). Bars: standard errors over images, one VAE.
+# strangers you fear** (Nalisnick et al. 2019). Bars (one VAE): standard errors over images.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 20 What you saw
