@@ -1951,7 +1951,7 @@ axes[1].set(xlabel="training step", ylabel="KL to the prior (nats)", title="duri
 #
 # ### How much is waste?
 # For $N$ given digits, one of which gave $z$, $\bar q$ is at least $q(z \mid x) / N$: so their $I$
-# cannot exceed $\log N$, however much a code tells.
+# cannot exceed $\log N$.
 
 
 # %%
@@ -1991,10 +1991,9 @@ print(f"test codes under the mean of the training digits: {unseen:.1f} nats, no 
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # Both sit at their ceiling: nearly every code points to its own digit. So over *all* digits there
-# could be, $I$ is about this or more, and the waste at most about what is printed. From the other
-# side: any density $r(z)$ as prior costs $I + \text{KL}(\bar q \,\|\, r) \ge I$. What a learnt prior
-# saves on new digits was waste. (The mean over training digits is a bad $r$: it remembers them; see
-# the last line.)
+# could be, $I$ is about this or more, and the waste at most about what is printed. Any density $r(z)$
+# as prior costs $I + \text{KL}(\bar q \,\|\, r) \ge I$: what a learnt prior saves on new digits was
+# waste. (The mean over training digits is a bad $r$: it remembers them; see the last line.)
 #
 # **Predict first:** keep encoder and decoder, learn the prior. By how much does the test ELBO rise?
 
@@ -2592,9 +2591,8 @@ assert max(lead["hidden layer, untrained"], lead["codes"]) < 0, EXPECTED
 assert min(lead["pixels, kernel"], lead["codes, kernel"]) > lead["hidden layer"], EXPECTED
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# Guessing scores 10 %. The kind of digit is in the codes, too, but not along straight lines: the
-# kernel finds it. It finds it in the pixels as well, without any unlabelled image: the gain is one for
-# linear classifiers. The choice of labels moves a result by several points; so differences are taken
+# The kind of digit is in the codes, too, but not along straight lines: the kernel finds it. It finds
+# it in the pixels as well, without any unlabelled image: the gain is one for linear classifiers. The choice of labels moves a result by several points; so differences are taken
 # choice by choice. The ± covers only that: all share one VAE. Semi-supervised VAEs put the label into
 # the model, as a latent that is sometimes observed (Kingma et al. 2014).
 
