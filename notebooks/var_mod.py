@@ -2292,16 +2292,19 @@ course_completions = completions
 assert checks.check_completions(completions)
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# Of 200 test digits take four whose fifty nearest of 4,000 training digits, *by upper half*, agree
-# least on a kind, and four that agree most. Each gets sixty completions, each of these the kind of its
-# nearest training digit. (Labels only choose what to show.)
+# Of 200 test digits take four whose fifty nearest training digits, *by upper half*, agree least on
+# a kind, and four that agree most. Each gets sixty completions, each of these the kind of its nearest
+# training digit. (Labels only choose what to show.)
 
 # %%
 passed = checks.check_completions(my_completions)
 completions = my_completions if passed else course_completions
 upper = torch.arange(d, device=device) < d // 2
-nearby = grey_train[:4000]  # saves memory
-distances = torch.cdist(x_test[:200, upper], nearby[:, upper])
+
+
+def distances(a, b):
+    """Squared distances of rows, up to a number for each row of a: (n, d), (m, d) -> (n, m)."""
+    return torch.addmm(b.norm(dim=1).square(), a, b.T, alpha=-2)  # copies neither a nor b
 
 
 def agreement(kinds):
@@ -2309,7 +2312,8 @@ def agreement(kinds):
     return F.one_hot(kinds, 10).float().mean(-2).amax(-1)
 
 
-order = agreement(digits.y_train[distances.topk(50, largest=False).indices.cpu()]).argsort()
+by_half = distances(x_test[:200, : d // 2], grey_train[:, : d // 2]).topk(50, largest=False)
+order = agreement(digits.y_train[by_half.indices.cpu()]).argsort()
 eight = x_test[torch.cat([order[:4], order[-4:]]).to(device)]
 found = [completions(vae, x, upper, 60) for x in bar(eight, desc="digits")]
 
@@ -2317,7 +2321,7 @@ found = [completions(vae, x, upper, 60) for x in bar(eight, desc="digits")]
 with torch.no_grad():
     lower = torch.stack([vae.decoder(torch.as_tensor(z).to(x_test)).sigmoid() for z, _ in found])
 completed = torch.where(upper, eight[:, None], lower)  # (8, 60, d)
-nearest_rows = torch.cdist(completed.flatten(0, 1), nearby).argmin(-1).cpu()
+nearest_rows = distances(completed.flatten(0, 1), grey_train).argmin(-1).cpu()
 kinds = digits.y_train[nearest_rows].view(8, -1)
 sizes, agree = [float(size) for _, size in found], agreement(kinds).tolist()
 certain = max(range(8), key=lambda i: (agree[i], sizes[i]))
