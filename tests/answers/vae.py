@@ -107,6 +107,8 @@ WRONG = [  # exercise, answer, words of the message
     ("alarm", lambda v, x: (v.elbo(x) - v.elbo(x).mean()).abs(), "which others"),
     ("alarm", lambda v, x: torch.ones(len(x)), "same for every"),
     ("alarm", lambda v, x: -v.posterior(x)[0], "expected (41,)"),
+    ("alarm", lambda v, x: -x[:, 0], "whatever the VAE has learnt"),
+    ("alarm", lambda v, x: v.terms(x)[1], "Higher is stranger"),
     ("continuous_bernoulli", lambda x, t: -bce(t, x, reduction="none").sum(-1), "C is missing"),
     ("continuous_bernoulli", lambda x, t: naive(x, t).sum(-1), "0/0"),
     ("continuous_bernoulli", lambda x, t: naive(x, t).where(t != 0, 0 * t).sum(-1), "cancel"),

@@ -29,6 +29,7 @@ SLIPS = {  # pieces of the course's own version, what replaces them, words of th
         (DRAW, f"sigma * {DRAW}", "=30", "=4", "standard deviation sigma"),
         (DRAW, "sigma.sqrt() * torch.randn_like(mu)", "standard deviation sigma"),
         ("components=30", "components=1", "one Gaussian for all"),
+        ("components=30", "components=2", "good mixture nearly none"),
         (f"mu + {DRAW}", DRAW, "new codes"),
         ("dist.MixtureSameFamily(", "(", "not tuple"),
         ("MultivariateNormal(means, covariances)", "MultivariateNormal(0 * means, covariances)",
@@ -44,6 +45,8 @@ SLIPS = {  # pieces of the course's own version, what replaces them, words of th
         (f"return {ROWS}, {SIZE}", f"return {ROWS}", "two things"),
         (ROWS, "z[:draws, 0]", "its shape"),
         (SIZE, "weight.square().sum().item()", "at least 1"), (SIZE, "1.0", "sum to one"),
+        (SIZE, "float(draws)", "carried the weight"), (SIZE, "1e9", "carried the weight"),
+        (SIZE, "(1 / weight.max()).item()", "as rarely as"),
         (ROWS, "vae.posterior((x * seen).expand(draws, -1))[0]", "mean or their spread")]}
 # fmt: on
 WRONG = [(name, slip(name, *row[:-1]), row[-1]) for name, rows in SLIPS.items() for row in rows]
@@ -60,6 +63,13 @@ WRONG += [
             dist.Categorical(torch.ones(len(m))), dist.Normal(m, s).to_event(1)
         ),
         "one component for each",
+    ),
+    (
+        "learnt_prior",
+        lambda m, s: dist.MixtureSameFamily(
+            dist.Categorical(torch.ones(500)), dist.Normal(m[:500], s[:500]).to_event(1)
+        ),
+        "remembers single images",
     ),
 ]
 ODD = [
