@@ -186,8 +186,8 @@ print(f"noise of sampling alone: {floor:.1f} nats per image; pixel frequencies: 
 assert 20 < floor < 60 and 200 < -constant < 215
 
 # %% [markdown]
-# Every good score for digits *sampled like this* lies between these two numbers. Twenty nats would be
-# a mistake, or another binarisation.
+# Every good score for digits *sampled like this* lies between these two numbers. Twenty nats would
+# be a mistake, or another binarisation.
 #
 # ### Networks
 # `mlp` stacks dense layers. Networks that draw return *logits*, log-odds $\log\frac{p}{1-p}$ of
@@ -280,7 +280,8 @@ answer("drawing", "it draws some digits", "Others are smears or blends of two ki
 # pixel means of decoded draws. So an autoencoder draws, once a density is fitted to its codes. What
 # it lacks:
 #
-# - a *specified* distribution of codes: the density came afterwards, the decoder never saw its draws;
+# - a *specified* distribution of codes: the density came afterwards, the decoder never saw its
+#   draws;
 # - a *price* of the code. Its decimals never end, and so under any density $p(z)$ the price of an
 #   exact code, its *rate*, is infinite;
 # - hence a *score* for a new image: the reconstruction error alone falls to zero when the code is
@@ -303,8 +304,8 @@ answer("drawing", "it draws some digits", "Others are smears or blends of two ki
 # $$ p_\theta(x) = \int p_\theta(x \mid z)\, p(z)\, dz . $$
 #
 # There is no closed form. Why not average $p_\theta(x \mid z_s)$ over draws $z_s \sim p(z)$? Almost
-# every draw says "this image is impossible". Section 9 counts the draws that it takes, on a model with
-# a known answer. We need draws from where the integrand lives: from the **posterior**
+# every draw says "this image is impossible". Section 9 counts the draws that it takes, on a model
+# with a known answer. We need draws from where the integrand lives: from the **posterior**
 # $p_\theta(z \mid x)$, which we do not have.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
@@ -409,9 +410,9 @@ assert (closed - estimate).abs() < 5 * error
 # Networks first.
 #
 # ### Exercise 2: the networks (15 minutes)
-# Write a `nn.Module` with two `mlp`s, each with two hidden layers of `hidden` units: `decoder`, from
-# `(n, k)` to logits `(n, d)`, and `encoder`. The method `posterior(x)` returns $z_\mu$ and $z_\sigma$
-# of $q_\phi(z \mid x)$, both `(n, k)`.
+# Write a `nn.Module` with two `mlp`s, each with two hidden layers of `hidden` units: `decoder`,
+# from `(n, k)` to logits `(n, d)`, and `encoder`. The method `posterior(x)` returns $z_\mu$ and
+# $z_\sigma$ of $q_\phi(z \mid x)$, both `(n, k)`.
 
 
 # %% tags=["exercise"]
@@ -1133,9 +1134,9 @@ why = "The mean divides the distortion by images *and pixels*, the rate by image
 answer("price", "784, far too high", f"{why} A code costs more than it saves.")
 
 # %% [markdown]
-# The pictures of the collapsed model are all the same blob. Rate and active units detect the collapse
-# at once. Here the cure is the right loss. Collapse can also come with the *right* loss: a powerful
-# decoder does without codes, or the rate wins before the decoder has learnt anything.
+# The pictures of the collapsed model are all the same blob. Rate and active units detect the
+# collapse at once. Here the cure is the right loss. Collapse can also come with the *right* loss: a
+# powerful decoder does without codes, or the rate wins before the decoder has learnt anything.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 9 Where everything is known
@@ -1562,7 +1563,8 @@ _ = axes[2].legend(fontsize=9, loc="lower right")
 # Left, on a logarithmic axis: the bound, and the log likelihood of the same model, approach the
 # best value. Right: untrained, the guide is three times too wide; trained, it fits. A diagonal
 # guide is exact only where the posterior has no correlation $\rho$. At the optimum it has none
-# (Lucas et al. 2019); what is left costs $-\frac12 \log(1 - \rho^2)$ nats, too little to vanish fast.
+# (Lucas et al. 2019); what is left costs $-\frac12 \log(1 - \rho^2)$ nats, too little to vanish
+# fast.
 #
 # ### A dial that nobody sees
 # A squared error is a Gaussian likelihood of fixed variance. Scripts that minimise $1000 \cdot
@@ -2061,9 +2063,10 @@ print(f"test codes under the mean of the training digits: {unseen:.1f} nats, no 
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # Both sit at their ceiling: nearly every code points to its own digit. So over *all* digits there
-# could be, $I$ is about this or more, and the waste at most about what is printed. Any density $r(z)$
-# as prior costs $I + \text{KL}(\bar q \,\|\, r) \ge I$: what a learnt prior saves on new digits was
-# waste. (The mean over training digits is a bad $r$: it remembers them; see the last line.)
+# could be, $I$ is about this or more, and the waste at most about what is printed. Any density
+# $r(z)$ as prior costs $I + \text{KL}(\bar q \,\|\, r) \ge I$: what a learnt prior saves on new
+# digits was waste. (The mean over training digits is a bad $r$: it remembers them; see the last
+# line.)
 #
 # **Predict first:** keep encoder and decoder, learn the prior. By how much does the test ELBO rise?
 
@@ -2355,8 +2358,8 @@ assert checks.check_completions(completions)
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # Of 200 test digits take four whose fifty nearest training digits, *by upper half*, agree least on
-# a kind, and four that agree most. Each gets sixty completions, each of these the kind of its nearest
-# training digit. (Labels only choose what to show.)
+# a kind, and four that agree most. Each gets sixty completions, each of these the kind of its
+# nearest training digit. (Labels only choose what to show.)
 
 # %%
 passed = checks.check_completions(my_completions)
@@ -2489,10 +2492,10 @@ assert reacts["encoder"][0] > 1.1 * reacts["exact"][0], EXPECTED
 
 # %% [markdown]
 # Widths are medians over images and both latents; × is the geometric mean of the factor, image by
-# image. In four other fits flips gave the exact posterior 0.5 to 1.3, the encoder always more (1.1 to
-# 1.6). $z_\sigma$ rises where the exact posterior does not: it measures neither damage nor posterior.
-# It learnt from undamaged images. And even the exact posterior is honest only about $z$, *if* the
-# model is true.
+# image. In four other fits flips gave the exact posterior 0.5 to 1.3, the encoder always more (1.1
+# to 1.6). $z_\sigma$ rises where the exact posterior does not: it measures neither damage nor
+# posterior. It learnt from undamaged images. And even the exact posterior is honest only about $z$,
+# *if* the model is true.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 17 The dial β
@@ -2564,8 +2567,9 @@ assert all(a < slope < b for slope, (a, b) in zip(slopes, itertools.pairwise(DIA
 )
 
 # %% [markdown]
-# Left: one thin curve per seed; *active*: as in section 8. At the lower right codes are long; at the upper left they are short,
-# and the decoder has to guess. Right: bars are standard errors over seeds.
+# Left: one thin curve per seed; *active*: as in section 8. At the lower right codes are long; at
+# the upper left they are short, and the decoder has to guess. Right: bars are standard errors over
+# seeds.
 #
 # β decides where the model stops: where one more nat of rate saves just β nats of distortion. The
 # printed exchange rates lie between the two neighbouring values of β. Along a grey line nat is
@@ -2646,16 +2650,17 @@ answer(
     f"{-lead['hidden layer, untrained']:.1f}: it is learning that helps. "
     f"The codes lose {-lead['codes']:.1f}.",
 )
-linear = accuracy[linear_from:]
-assert (linear[-1] > linear[:-1]).all() and accuracy.min() > 0.5, EXPECTED
+straight = accuracy[linear_from:]
+assert (straight[-1] > straight[:-1]).all() and accuracy.min() > 0.5, EXPECTED
 assert max(lead["hidden layer, untrained"], lead["codes"]) < 0, EXPECTED
 assert min(lead["pixels, kernel"], lead["codes, kernel"]) > lead["hidden layer"], EXPECTED
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# The kind of digit is in the codes, too, but not along straight lines: the kernel finds it. It finds
-# it in the pixels as well, without any unlabelled image: the gain is one for linear classifiers. The choice of labels moves a result by several points; so differences are taken
-# choice by choice. The ± covers only that: all share one VAE. Semi-supervised VAEs put the label into
-# the model, as a latent that is sometimes observed (Kingma et al. 2014).
+# The kind of digit is in the codes, too, but not along straight lines: the kernel finds it. It
+# finds it in the pixels as well, without any unlabelled image: the gain is one for linear
+# classifiers. The choice of labels moves a result by several points; so differences are taken
+# choice by choice. The ± covers only that: all share one VAE. Semi-supervised VAEs put the label
+# into the model, as a latent that is sometimes observed (Kingma et al. 2014).
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 19 A warning
@@ -2812,10 +2817,10 @@ display(Markdown(summary.replace("-", "−")))
 # In a **diffusion model** the encoder is *fixed*: each level shrinks the one below a little and
 # adds Gaussian noise, until $z_T$ is noise alone. Latents are as wide as the image and cannot
 # collapse. At the top aggregate posterior and prior nearly agree by construction; section 14 had to
-# learn a prior. As $q(z_t \mid x)$ is a known Gaussian, a training step needs one random level only. A
-# network learns to undo a level, that is, to guess its noise: each divergence becomes a weighted
-# squared error (Ho et al. 2020), and with the right weights the sum is an ELBO. The price: no short
-# code, and many passes of the network for each image.
+# learn a prior. As $q(z_t \mid x)$ is a known Gaussian, a training step needs one random level
+# only. A network learns to undo a level, that is, to guess its noise: each divergence becomes a
+# weighted squared error (Ho et al. 2020), and with the right weights the sum is an ELBO. The price:
+# no short code, and many passes of the network for each image.
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ### In practice
