@@ -116,7 +116,10 @@ def run_alone(*command: str, **settings: str) -> dict:
         [sys.executable, *command], capture_output=True, text=True, cwd=ROOT, env=env | settings
     )
     if done.returncode:
-        return {"error": ([line for line in done.stderr.splitlines() if line.strip()] or ["?"])[-1]}
+        plain = re.sub(r"\x1b\[[\d;]*m", "", done.stderr)  # without colours
+        lines = [line for line in plain.splitlines() if line.strip()] or ["?"]
+        where = [line for line in lines if line.startswith("---")][-1:]  # a notebook's arrow
+        return {"error": " ".join([*where, lines[-1]]).strip()}
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -25,8 +25,7 @@
 #
 # {{timetable}}
 #
-# {{ways}}; each says how long. No GPU is needed: the networks
-# are small. Everything runs on one unchanged, where it was not timed.
+# {{ways}}; each says how long. No GPU is needed.
 #
 # **Data.** Wine Quality (Cortez et al. 2009), UCI,
 # [doi:10.24432/C56S3T](https://doi.org/10.24432/C56S3T), CC BY 4.0. It lies in `data/`; nothing is
@@ -596,9 +595,8 @@ _ = ipywidgets.interact(show_prior, factor=slider)
 # Kullback–Leibler divergence. For any density $q(w)$
 # $$\log p(y) = \underbrace{\mathbb E_q[\log p(y\mid w)] - \mathrm{KL}(q \,\|\, p(w))}_{\text{ELBO}} +
 # \underbrace{\mathrm{KL}(q \,\|\, p(w \mid y))}_{\ge 0} .$$
-# The ELBO, *evidence lower bound*, is the free energy of the earlier lectures (in physics with the
-# other sign). The left side does not depend on $q$: raising the ELBO lowers the divergence to the
-# posterior. *Derivation.* For every $w$, $\log p(y) = \log p(y, w) - \log p(w\mid y)$. Take the
+# The ELBO, *evidence lower bound*, is the free energy of the earlier lectures. The left side does not
+# depend on $q$: raising the ELBO lowers the divergence to the posterior. *Derivation.* For every $w$, $\log p(y) = \log p(y, w) - \log p(w\mid y)$. Take the
 # expectation under $q$, add and subtract $\log q(w)$, and write $p(y, w) = p(y\mid w)\,p(w)$.
 #
 # ### Exercise 2: KL between Gaussians (15 minutes)
@@ -755,8 +753,8 @@ answer(
 )
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# (A point above the dashed line is luck: each is an estimate from 32 draws.) Measure the distance that is left, beside the divergence from each guide to the exact
-# posterior:
+# (A point above the dashed line is luck: each is an estimate from 32 draws.) Measure the distance that
+# is left, beside the divergence from each guide to the exact posterior:
 
 # %%
 gap = {name: (evidence - elbo(q, *data, 4000)).item() for name, q in fitted.items()}
@@ -897,9 +895,9 @@ print(f" {kl['full covariance']:.2f} with full covariance, {kl['mean field']:.2f
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 6 The Bayesian network in Pyro
-# **Model.** A Gaussian prior for every weight, twice as wide as the scales of section 2 (intercepts: 2); the noise
-# scale $\sigma$ is unknown, too, $\log\sigma\sim \mathcal N(0, 1)$ in scales of the score. The
-# network sees $\operatorname{asinh}(x)$, like a logarithm far out. Its hidden units are SiLU,
+# **Model.** A Gaussian prior for every weight, twice as wide as the scales of section 2 (intercepts:
+# 2); the noise scale $\sigma$ is unknown, too, $\log\sigma\sim \mathcal N(0, 1)$ in scales of the
+# score. The network sees $\operatorname{asinh}(x)$, like a logarithm far out. Its hidden units are SiLU,
 # $z/(1+e^{-z})$: a rectifier with its corner rounded off. (Section 10 asks the evidence.)
 #
 # ### Exercise 6: write the network (15 minutes)
@@ -1700,9 +1698,8 @@ assert errors == sorted(errors, reverse=True), EXPECTED
 # It does not choose between network and line. The best line has only five or six nats less, of all
 # wines together: a factor of some hundreds in probability, if both numbers were exact. Only the line's
 # is. The network's counts one mode, and the $50!$ orders of its hidden units alone give as many equal
-# ones, which may overlap: its error is larger than the difference. (And section 6 took twice the scales
-# of section 2, chosen for mean field on other splits: the evidence of one approximation does not bind
-# another.)
+# ones, which may overlap: its error is larger than the difference. (The prior of section 6 was chosen
+# for mean field: the evidence of one approximation does not bind another.)
 #
 # As a function of data alone: for three widths, climb to the mode and correct $\sigma$, in turns; keep
 # the width with the largest evidence. **Last-layer** Laplace has doubts about the last layer only,
@@ -1848,7 +1845,7 @@ _ = fig.legend(*axes[0, 0].get_legend_handles_labels(), ncols=3, loc="outside up
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # Above the four validation wines with the least predicted noise, below the four with the most. The
 # blue curve inside, drawn to the same height, is the doubt about the *mean*: the weights agree far
-# better than the tasters, least so below. Is the claim true? One validation set is too small to tell: section 13.
+# better than the tasters, least so below. Is the claim true? Section 13 tests it.
 #
 # ### "MSE + KL / N"
 # Many tutorials minimise the mean squared error plus $\mathrm{KL}/N$ and call it the negative ELBO.
@@ -1965,7 +1962,7 @@ answer(
 )
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# Same size of the batches, same steps. A loss that falls does not show this mistake; the scales of the
+# A loss that falls does not show this mistake; the scales of the
 # weights do.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
@@ -1973,10 +1970,10 @@ answer(
 # Which model is best, on wines that nobody has trained on? First: best in what?
 #
 # ### Slips
-# The RMSE of one *sampled* prediction, noise included, counts the noise twice: a perfect model with
-# noise $\sigma$ would score $\sqrt2\,\sigma$. The mean of the RMSEs of single draws is not the RMSE
-# of the mean. The density at the mean prediction forgets that we do not know the weights. And
-# `dist.Normal` takes a standard deviation: give it a variance and nothing complains.
+# The RMSE of one *sampled* prediction counts the noise twice: a perfect model would score
+# $\sqrt2\,\sigma$. The mean of the RMSEs of single draws is not the RMSE of the mean. The density at
+# the mean prediction forgets the doubt about the weights. And `dist.Normal` takes a standard
+# deviation: give it a variance and nothing complains.
 
 # %% tags=["mistake-B4"] jupyter={"source_hidden": true}
 mean, scale = in_points(linear, x_val)  # (s, n) each
@@ -1998,15 +1995,13 @@ assert single > bnn_scores[0] + 0.01 and abs(bnn_scores[1] - at_mean) < 0.05, EX
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ### Sharpness, CRPS, and a score that can be cheated
-# *Calibrated*: what is given 90 % happens nine times in ten. *Sharp*: narrow. A model that knows nothing can
-# be calibrated; a good prediction is both. The
-# *continuous ranked probability score*, $\mathrm{CRPS} = \mathbb E|Y - y| - \tfrac12\mathbb E|Y -
-# Y'|$ with $Y$ and $Y'$ independent draws from the prediction, rewards both. It is in quality points,
-# and equals the absolute error when there is no doubt.
+# *Calibrated*: what is given 90 % happens nine times in ten. *Sharp*: narrow. A good prediction is
+# both, and the *continuous ranked probability score*, $\mathrm{CRPS} = \mathbb E|Y - y| -
+# \tfrac12\mathbb E|Y - Y'|$ with $Y$ and $Y'$ independent draws from the prediction, rewards both. It
+# is in quality points, and equals the absolute error when there is no doubt.
 #
 # **Log densities** reward both, too. But all scores are integers, and a density may be as high as it
-# likes. Put a spike of width $\epsilon$ on every integer: we snap half of the draws to the nearest
-# one.
+# likes. Put a spike of width $\epsilon$ on every integer, by snapping half of the draws to it.
 
 
 # %% tags=["mistake-B13", "mistake-B17"]
@@ -2027,10 +2022,9 @@ print(f"honest      : log density {judge(noisy)[1]:+.2f}, CRPS {honest:.3f}")
 assert cheat[0.003] > cheat[0.03] + 1 > judge(noisy)[1] + 1.5, EXPECTED
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# Spikes a hundred times narrower raise the log density by four nats, and there is no end to it. The
-# CRPS improves, too: scores *are* integers. But it soon stops. **A log density on integer data means
-# something only among models without such spikes.** None of the models here has them. The clean way
-# out is a probability for each score:
+# Spikes a hundred times narrower raise the log density by four nats, without end. The CRPS improves,
+# too, but soon stops. **A log density on integer data means something only among models without such
+# spikes**, like those here. The clean way out is a probability for each score:
 #
 # ### Exercise 13: probabilities of scores (15 minutes)
 # Turn the predictive mixture into probabilities of the integer scores: what a density promises
@@ -2336,14 +2330,13 @@ shown_rows = [row_of(name) for name in table if name not in short]
 display(Markdown("\n".join([head, "| --- " * 7 + "|", *shown_rows])))
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# Six numbers per model. RMSE and CRPS: smaller is better. Log density: larger is better; a difference
-# of 0.05 nats means that the scores of twenty wines become $e$ times more probable. Coverage, by the
-# exact distribution function, should be near 90 % (see below); at equal coverage the smaller width is better. The
-# seconds are those of one fit on your machine.
+# RMSE and CRPS: smaller is better. Log density: larger is better; with 0.05 nats more, the scores of
+# twenty wines become $e$ times more probable. Coverage should be near 90 % (see below); at equal
+# coverage the smaller width is better. The seconds are of one fit on your machine.
 #
-# The standard errors above say how much the folds differ, and the folds are hard or easy for all
-# models alike. To compare two models, take their **difference on the same wines**: 1,599 pairs. But
-# twins are not independent: what a model gains on one, it gains on the other.
+# The standard errors above say how much the folds differ, and these are hard or easy for all models
+# alike. To compare two models, take their **difference on the same wines**: 1,599 pairs. But what a
+# model gains on one twin, it gains on the other.
 #
 # ### Exercise 15: the error of a paired difference (10 minutes)
 # Given the gains of one model over another, one for each wine $(n,)$, and the `groups` of twins, equal
@@ -2476,7 +2469,7 @@ for name in names:
 assert all(0.9 < table[name][:, 6].mean() < 0.96 for name in names), EXPECTED
 
 # %% [markdown]
-# So all models are a little too wide, the constant, too: its interval ends just short of the sevens.
+# So all models are a little too wide; the constant's interval ends just short of the sevens.
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ### What the twins are worth
@@ -2526,9 +2519,8 @@ assert gifts["forest"][0] > 0.03 > abs(gifts["mean_field"][0]), EXPECTED
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # *Gift* is what the twins are worth: the RMSE with twins together minus that with twins torn apart,
-# on the same wines. Nearest neighbour and forest remember, and gain most. The line and the Bayesian
-# network hardly gain. So the random split rewards models that remember, and published figures must be
-# read with that in mind:
+# on the same wines. Nearest neighbour and forest remember, and gain most; the line and the Bayesian
+# network hardly gain. So the random split rewards memory, also in published figures:
 #
 # | published, 20 random 90/10 splits, 50 hidden units | RMSE (points) | log density (nats) |
 # | --- | --- | --- |
@@ -2538,9 +2530,8 @@ assert gifts["forest"][0] > 0.03 > abs(gifts["mean_field"][0]), EXPECTED
 # | deep ensemble (Lakshminarayanan et al. 2017) | 0.64 ± 0.04 | −0.94 ± 0.12 |
 #
 # These are not comparable with our table. `benchmarks/wine_splits.py` gives the functions of this
-# notebook the same kind of test. Each number is a mean over twenty random splits, and after the
-# stroke over another twenty: two sets of splits differ by up to 0.01, as much as the networks do. (The
-# published ± is as printed there.)
+# notebook the same kind of test, on twenty random splits, and after the stroke on another twenty: two
+# sets differ by up to 0.01, as much as the networks do. (The published ± is as printed there.)
 #
 # {{random splits}}
 
@@ -2628,15 +2619,13 @@ answer(
 )
 
 # %% [markdown]
-# In random order the curve has no slope; the best order sorts by the true error. In between lies what
-# doubt is worth. Third by third, claim and error rise together; the claim is a little too wide, as its
+# In random order the curve has no slope; the best order sorts by the true error. Third by third, claim and error rise together; the claim is a little too wide, as its
 # coverage said. (Part of the error may be misfit, not tasters.)
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 14 Out of distribution
 # What does the network of section 6, with one $\sigma$ for all wines, say about a wine unlike any it
-# has seen? We push the validation wines away:
-# one feature at a time, by up to ten standard deviations.
+# has seen? We push the validation wines away, one feature at a time, by up to ten standard deviations.
 #
 # **Predict first:** which of the two kinds of doubt will rise?
 
@@ -2676,9 +2665,8 @@ answer(
 )
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# Thin lines: the eleven features; thick: their mean. That is not much of an alarm. It follows from a
-# choice that *we* made: with $\operatorname{asinh}$ a push of ten scales counts as three. This is
-# a made-up shift; white wine is a real one.
+# Thin lines: the eleven features; thick: their mean. Not much of an alarm, by a choice that *we*
+# made: with $\operatorname{asinh}$ a push of ten scales counts as three. White wine is a real shift.
 #
 # ### A promise without a model: split conformal prediction
 # *Split conformal prediction* makes intervals for any model. It needs $m$ wines that the model was
@@ -2787,9 +2775,9 @@ answer(
 )
 
 # %% [markdown]
-# On red wine both keep their promise, at the same mean width within the errors. The conformal intervals
-# have one width for all; the Bayesian ones know which wine is doubtful. On white wine the conformal width cannot change: it was fixed on red. Neither method
-# knows what it has never seen: **a promise needs exchangeability, or a model that is right there.**
+# On red wine both keep their promise, at the same mean width within the errors, the Bayesian ones with
+# a width for each wine. On white wine the conformal width cannot change: it was fixed on red. Neither
+# method knows what it has never seen: **a promise needs exchangeability, or a model that is right there.**
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 15 What you saw
@@ -2835,10 +2823,6 @@ answer(
 #   networks*, [arXiv:1909.00719](https://arxiv.org/abs/1909.00719).
 # - Coker et al. (2022), *Wide mean-field Bayesian neural networks ignore the data*,
 #   [arXiv:2202.11670](https://arxiv.org/abs/2202.11670).
-# - Maddox et al. (2019), *A simple baseline for Bayesian uncertainty in deep learning* (SWAG),
-#   [arXiv:1902.02476](https://arxiv.org/abs/1902.02476).
-# - Wilson and Izmailov (2020), *Bayesian deep learning and a probabilistic perspective of generalization*,
-#   [arXiv:2002.08791](https://arxiv.org/abs/2002.08791).
 # - Wenzel et al. (2020), *How good is the Bayes posterior in deep neural networks really?*,
 #   [arXiv:2002.02405](https://arxiv.org/abs/2002.02405).
 # - Vehtari et al. (2021), *Rank-normalization, folding, and localization: an improved R-hat*,

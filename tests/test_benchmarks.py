@@ -24,7 +24,10 @@ def here(competitors):
 
 @pytest.mark.parametrize(
     "name",
-    [*report.STORES, "seeds", "wine_splits", "all_of_mnist", "flow_table", "flow_dimensions"],
+    [
+        *report.STORES,
+        *("seeds", "wine_splits", "all_of_mnist", "learnt_priors", "flow_table", "flow_dimensions"),
+    ],
 )
 def test_a_stored_file_says_where_it_comes_from(name):
     stored = measure.load(name)
@@ -163,8 +166,8 @@ def test_vae_is_scored_as_known_and_trains(name):
     vae.check(new(), x, DIGITS.x_train.mean(0).clamp(1e-4, 1 - 1e-4))
     operations = vae.flops_per_image(new(), DIGITS.x_test[:8])
     assert operations == measure.load("vae")["runs"][name]["0"]["flops_per_image"]
-    fitted, watch, images = train(DIGITS.x_train[:300], DIGITS.x_val[:20], 0, 1, 5)
-    assert images in (300, 1000) and fitted.elbo(x).shape == (20,)
+    fitted, watch, images = train(DIGITS.x_train[:300], DIGITS.x_val[:20], 0, 1, 10)
+    assert images in (300, 2000) and fitted.elbo(x).shape == (20,)
     new().load_state_dict(watch.notes[-1][1])
 
 

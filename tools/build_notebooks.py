@@ -21,7 +21,7 @@ from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
-from PIL import Image
+from PIL import Image, ImageChops
 
 from tools import catalogue, notebook_sources
 from tools.notebook_sources import code_cells
@@ -155,10 +155,12 @@ def tidy(notebook: NotebookNode) -> None:
 
 
 def smaller(picture: str) -> str:
-    """The same PNG, in base 64, with a palette of 256 colours where that saves space."""
+    """The same PNG, in base 64, with a palette where that saves space: of 16 greys, or 64 colours."""
     image, buffer = Image.open(io.BytesIO(base64.b64decode(picture))), io.BytesIO()
-    small = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    small.save(buffer, "PNG", optimize=True, dpi=image.info.get("dpi"))
+    image, dpi = image.convert("RGB"), image.info.get("dpi")
+    grey = ImageChops.difference(image, image.convert("L").convert("RGB")).getbbox() is None
+    small = image.quantize(16 if grey else 64, dither=Image.Dither.NONE)
+    small.save(buffer, "PNG", optimize=True, dpi=dpi)
     found = base64.b64encode(buffer.getvalue()).decode()
     return min(found, picture.replace("\n", ""), key=len)
 

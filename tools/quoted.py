@@ -18,6 +18,11 @@ def number(value: float, digits: int) -> str:
     return f"{value:.{digits}f}".replace("-", "−")
 
 
+def error(values: list[float]) -> float:
+    """The standard error of their mean."""
+    return stdev(values) / len(values) ** 0.5
+
+
 def random_splits() -> str:
     """Means over twenty random splits and over another twenty, for the wine notebook."""
     names = {
@@ -37,12 +42,17 @@ def random_splits() -> str:
 
 
 def all_of_mnist() -> str:
-    """Scores of longer fits, for the notebook on autoencoders."""
-    head = ["k", "hidden units", "steps", "test ELBO (nats)", "K = 500 bound (nats)"]
+    """Scores of longer fits, one run each, for the notebook on autoencoders."""
+    stored = runs("all_of_mnist")
+    fits = [stored[name]["notebook"] for name in ("five", "ten", "long") if name in stored]
+    columns = {"k": "k", "hidden": "hidden units", "steps": "steps"}
+    if any("together" in fit["settings"] for fit in fits):
+        columns["together"] = "steps more with a learnt prior"
     rows = []
-    for fit in (runs("all_of_mnist")[name]["notebook"] for name in ("five", "long")):
-        settings = [f"{fit['settings'][key]:,}" for key in ("k", "hidden", "steps")]
+    for fit in fits:
+        settings = [f"{fit['settings'].get(key, 0):,}" for key in columns]
         rows.append([*settings, number(fit["elbo"], 1), number(fit["bound_500"], 1)])
+    head = [*columns.values(), "test ELBO (nats)", "K = 500 bound (nats)"]
     return table(head, rows)
 
 
@@ -116,6 +126,28 @@ def densities_of_wine() -> str:
     return table(["nats per wine", "twins together", "torn apart", "difference, paired"], rows)
 
 
+def learnt_priors() -> str:
+    """Means and standard errors over seeds of the priors of the notebook on autoencoders."""
+    stored, rows = [run["scores"] for run in runs("learnt_priors").values()], []
+    for name in stored[0]:
+        cells = []
+        for values in zip(*(scores[name] for scores in stored), strict=True):
+            cells.append(f"{number(mean(values), 2)} ± {number(error(values), 2)}")
+        rows.append([name, *cells])
+    return table(["prior, five seeds", "test ELBO (nats)", "K = 500 bound (nats)"], rows)
+
+
+def ablation() -> str:
+    """What each part of fit_vae is worth, paired by seed, for the notebook on autoencoders."""
+    text = (BENCHMARKS / "learnt_priors.json").read_text(encoding="utf-8")
+    stored, rows = json.loads(text).get("ablation", {}), []
+    for name, elbos in stored.items():
+        lost = [elbo - whole for elbo, whole in zip(elbos, stored["nothing"], strict=True)]
+        cells = [number(mean(elbos), 1), f"{number(mean(lost), 2)} ± {number(error(lost), 2)}"]
+        rows.append([name, *(cells if any(lost) else [cells[0], "–"])])
+    return table(["without", "test ELBO (nats)", "difference"], rows)
+
+
 QUOTED = {
     "random splits": random_splits,
     "all of MNIST": all_of_mnist,
@@ -123,4 +155,6 @@ QUOTED = {
     "flows in eight dimensions": flows_in_eight_dimensions,
     "flows on other densities": flows_on_other_densities,
     "densities of wine": densities_of_wine,
+    "learnt priors": learnt_priors,
+    "ablation": ablation,
 }

@@ -66,13 +66,13 @@ def batches(x: Tensor, y: Tensor, size: int | None, epochs: int):
 def from_posterior(loc_and_scale: tuple[Tensor, Tensor], x: Tensor, s: int):
     """Means and scales (s, n) of the notebook's network under a factorised Gaussian."""
     loc, scale = loc_and_scale
-    return nb.mean_and_scale(loc + scale * torch.randn(s, len(loc)), x, **SHAPE)
+    return nb.mean_and_scale(loc + scale * torch.randn(s, len(loc)), x.asinh(), **SHAPE)
 
 
-def bare_loss(loc, raw, prior, x, y):
+def bare_loss(loc, raw, prior, inputs, y):
     """The negative ELBO of the notebook's model in plain PyTorch, with one draw."""
     scale = raw.exp()
-    mean, sigma = nb.mean_and_scale(loc + scale * torch.randn_like(loc), x, **SHAPE)
+    mean, sigma = nb.mean_and_scale(loc + scale * torch.randn_like(loc), inputs, **SHAPE)
     misfit = 0.5 * ((y - mean) / sigma).square() + sigma.log() + 0.5 * math.log(2 * math.pi)
     ratio = scale / prior
     kl = 0.5 * (ratio.square() + (loc / prior).square() - 1) - ratio.log()
@@ -82,13 +82,13 @@ def bare_loss(loc, raw, prior, x, y):
 def bare(x, y, seed, epochs, size, watch):
     """The arithmetic of the notebook's fit_mean_field_bnn, watched."""
     torch.manual_seed(seed)
-    prior = nb.weight_prior(x, **SHAPE)
+    inputs, prior = x.asinh(), nb.weight_prior(x, **SHAPE)
     loc = (prior * torch.randn_like(prior) / 3).requires_grad_()
     raw = (prior / 20).log().requires_grad_()
 
     def loss():
         watch(lambda: [loc.detach(), raw.detach().exp()])
-        return bare_loss(loc, raw, prior, x, y)
+        return bare_loss(loc, raw, prior, inputs, y)
 
     nb.minimise(loss, [loc, raw], steps=epochs, rate=RATE)
     return from_posterior
@@ -247,17 +247,18 @@ def check(name: str, x: Tensor, y: Tensor) -> None:
         sites = ("first.weight", "first.bias", "last.weight", "last.bias", "sigma")
         *parts, sigma = (trace.nodes[site]["value"] for site in sites)
         w = torch.cat([*(part.t().flatten() for part in parts), sigma.log()[None]])
-        fit = dist.Normal(*nb.mean_and_scale(w, x[:64], **SHAPE)).log_prob(y[:64])
+        fit = dist.Normal(*nb.mean_and_scale(w, x[:64].asinh(), **SHAPE)).log_prob(y[:64])
         log_prior = dist.Normal(0.0, prior).log_prob(w).sum() - w[-1]  # of sigma, not log sigma
         total = fit.sum() * len(x) / 64 + log_prior
         assert torch.isclose(trace.log_prob_sum(), total, rtol=1e-4)
     else:  # the loss of the notebook, which is bare PyTorch: written out, and by distributions
         loc, scale = prior * torch.randn_like(prior) / 3, prior / 20
         torch.manual_seed(1)
-        by_hand = bare_loss(loc, scale.log(), prior, x, y)
+        inputs = x.asinh()
+        by_hand = bare_loss(loc, scale.log(), prior, inputs, y)
         torch.manual_seed(1)
         w = loc + scale * torch.randn_like(loc)
-        fit = dist.Normal(*nb.mean_and_scale(w, x, **SHAPE)).log_prob(y).sum()
+        fit = dist.Normal(*nb.mean_and_scale(w, inputs, **SHAPE)).log_prob(y).sum()
         kl = kl_divergence(dist.Normal(loc, scale), dist.Normal(0.0 * prior, prior)).sum()
         assert torch.isclose(by_hand, kl - fit, rtol=1e-4)
 

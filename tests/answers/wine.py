@@ -13,8 +13,8 @@ from pyro.nn import PyroModule, PyroSample
 from scipy.stats import multivariate_normal, norm
 from torch.distributions import Normal
 
-from tests.answers import right
-from tests.answers.wine_slips import SLIPS, slip
+from tests.answers import right, slip
+from tests.answers.wine_slips import SLIPS
 
 
 # fmt: off

@@ -1,26 +1,5 @@
 """Wrong answers on Bayesian neural networks: the course's own, with a slip each."""
 
-import re
-from collections.abc import Callable
-
-from tests.answers import right
-from tools import catalogue
-from tools.notebook_definitions import definitions
-
-BOOK = "bayesian_neural_networks_wine"
-
-
-def slip(exercise: str, *changes: str) -> Callable:
-    """The notebook's own answer, with pieces of its text replaced: old, new, old, new."""
-    name, text = getattr(right, exercise).__name__, catalogue.find(BOOK).source.read_text("utf-8")
-    code = re.search(rf"^def {name}\b.*?(?=\n\n\nassert)", text, re.M | re.S)[0]
-    for old, new in zip(changes[::2], changes[1::2], strict=True):
-        assert old in code, f"{old} is not in {name}"
-        code = code.replace(old, new)
-    exec(code, space := vars(definitions(BOOK)))
-    return space[name]
-
-
 SIGMA = 'pyro.sample("sigma", dist.LogNormal(x.new_tensor(0.0), 1.0))'
 # fmt: off
 SLIPS = {  # pieces of the course's own version, what replaces them, words of the message
