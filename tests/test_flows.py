@@ -404,6 +404,8 @@ def test_every_wine_is_scored_once_by_a_model_that_has_not_seen_it(monkeypatch):
         whole = nb.duplicate_groups(torch.cat((rows, counted)))[: len(rows)].unique()
         many += len(whole)
     assert many == 4 * len(labels)  # a wine with its twins is known to four of five folds
+
+
 # ------------------------------------------------------------------ posteriors
 
 

@@ -71,7 +71,7 @@ def flows_of_the_plane() -> str:
         shown += [str(given.get("components", "–")), spread(of["parameters"])]
         gap = number(mean(of["gap"]), 4)
         if len(found) > 1:
-            gap += f" ± {number(stdev(of['gap']) / len(found) ** 0.5, 4)}"
+            gap += f" ± {number(error(of['gap']), 4)}"
         last = number(mean(of["gap_train"]), 4)
         ratio = number(mean(of["inverse"]), 1) if of["inverse"] else "–"
         rows.append([name, *shown, number(mean(of["seconds"]), 1), gap, last, ratio])
@@ -86,7 +86,7 @@ def spread(counts: list[int]) -> str:
 def over_seeds(found: dict[str, dict], key: str, digits: int) -> str:
     """Mean and standard error over seeds."""
     values = [run[key] for run in found.values()]
-    return f"{number(mean(values), digits)} ± {number(stdev(values) / len(values) ** 0.5, digits)}"
+    return f"{number(mean(values), digits)} ± {number(error(values), digits)}"
 
 
 def flows_in_eight_dimensions() -> str:

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import torch
+import zuko
 from scipy.integrate import cumulative_trapezoid
 from scipy.special import ndtri
-import zuko
 from scipy.stats import genpareto
 from torch.distributions import Independent, LogNormal, Normal, TransformedDistribution
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
