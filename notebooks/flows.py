@@ -949,16 +949,17 @@ def fit_flow(
     flow = build_flow(kind, x_train, components, seed)
     optimiser = torch.optim.Adam(flow.parameters(), rate, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, steps, pct_start=0.2)
-    start, best, weights, flow.history = mean_nll(flow, x_val), math.inf, flow.state_dict(), []
+    best, weights, first, flow.history = math.inf, flow.state_dict(), None, []
     for step, rows in enumerate(shown := bar(batches(len(x_train), batch, steps), desc=kind)):
         x = jittered(x_train[rows], jitter * flow.scale)
         loss = float(train_step(flow, (x,), optimiser))
+        first = loss if first is None else first
         schedule.step()
         if step % 50 == 49 or step == steps - 1:
             score, flow.skipped = mean_nll(flow, x_val), step + 1 - steps_taken(optimiser)
             flow.history.append((loss, score))
             shown.set_postfix(loss=f"{loss:.2f}", skipped=flow.skipped, refresh=False)
-            if not score < start + 10:  # true of NaN, too
+            if not (loss < first + 10 and math.isfinite(score)):  # true of NaN, too
                 raise RuntimeError(f"training diverged at step {step + 1}: try a lower rate")
             if score < best:
                 best, weights = score, copy.deepcopy(flow.state_dict())
@@ -1191,6 +1192,7 @@ class Masked(AutoRegressiveNN):
     """Pyro's masked network of bounded inputs, as in section 4."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = x.to(self.layers[0].weight)  # Pyro's inverse begins in 32 bits
         return super().forward(4 * torch.tanh(x / 4))
 
 

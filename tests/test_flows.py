@@ -153,8 +153,8 @@ def test_a_stretch_is_at_least_what_two_pieces_demand():
     demanded = []
     for direction in directions:  # of the normal of both lines; one leaves a, the other b outside
         scale = (direction @ matrix).norm()
-        a, b = (torch.special.ndtr(-distance / scale) for distance in (0.3, 1.1))
-        demanded.append(nb.least_stretch(a, b, 1.4))
+        a, b = (torch.special.ndtr(-distance / scale) for distance in (0.03, 0.11))
+        demanded.append(nb.least_stretch(a, b, 0.14))
     assert demanded[:2] == pytest.approx(stretch.tolist())
     assert max(demanded) < stretch[0] * (1 + 1e-9)
 
