@@ -401,7 +401,7 @@ class _Bell(nn.Module):
         raise Wrong("a flow scores with `flow.log_prob(*batch)`, not with `flow(...)`.")
 
 
-def _step(flow, batch, optimiser, *, sign=-1, add=torch.mean, clip=0.5, clear=True, by=None):
+def _step(flow, batch, optimiser, *, sign=-1, add=torch.mean, clip=5.0, clear=True, by=None):
     """One step of training, and wrong ones."""
     loss = sign * add(flow.log_prob(*batch))
     if clear:
@@ -418,7 +418,7 @@ STEPS: list[tuple[Callable, str]] = [
     (partial(_step, add=torch.sum), "a sum makes longer steps on more points: take the mean."),
     (partial(_step, clear=False), "the gradients of earlier steps pile up."),
     (partial(_step, clip=math.inf), "a long gradient is not clipped when the step is taken."),
-    (partial(_step, clip=1.0), "the gradient is clipped, but not at a norm of 0.5."),
+    (partial(_step, clip=1.0), "the gradient is clipped, but not at a norm of 5."),
     (
         partial(_step, by=nn.utils.clip_grad_value_),
         "clip the norm of the gradient, not each of its numbers.",

@@ -57,7 +57,7 @@ def back(rule):
     return mine(Layer, inverse=inverse)
 
 
-def step(loss=lambda q: -q.mean(), clip=clip_grad_norm_, at=0.5, clear="first", skip=1, to=float):
+def step(loss=lambda q: -q.mean(), clip=clip_grad_norm_, at=5.0, clear="first", skip=1, to=float):
     def take(flow, batch, optimiser):
         value = loss(flow.log_prob(*batch))
         optimiser.zero_grad() if clear == "first" else None
