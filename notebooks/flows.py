@@ -1443,7 +1443,7 @@ for name, [(_, row)] in fits.items():
 answer(
     "splines",
     "the splines'",
-    "By about 0.01 nats; the two affine kinds are nearly the same flow.",
+    "By half a hundredth of a nat; the two affine kinds are nearly the same flow.",
 )
 
 # %% tags=["slides"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
@@ -2849,8 +2849,8 @@ assert abs(loss.item() - math.log(2)) < 0.1
 # ## 14 What you saw
 # - The log-determinant is the change of area. An integral, a round trip and autograd find in
 #   seconds what is wrong with it.
-# - At equal layers, steps, batch and base the kinds of flows are close in the plane: gaps of one or
-#   two hundredths of a nat, where a Gaussian misses more than one and a half nats.
+# - At equal steps, batch and base the kinds of flows are close in the plane: gaps of two or three
+#   hundredths of a nat, where a Gaussian misses more than one and a half nats.
 # - The filament is the price of bounded steepness, not of bijections. A base in pieces removes it.
 # - In the plane a plain mixture of Gaussians is as good and faster. In eight dimensions the flow
 #   won.
