@@ -24,15 +24,20 @@ GLOBALS = nb.fit_flow.__globals__
 GLOBALS["device"] = torch.device("cpu")  # the notebook sets it in a cell
 SEEDS, NUMBERS = range(5), (8, 16, 24, 32, 40)  # of Gaussians, to choose from
 EQUAL = {"components": 1, "steps": 1500, "batch": 512}
-LONG = {"kind": "realnvp", "batch": 512}  # chosen on the seeds 10 to 12
-FLOWS = {  # by row: layers, and what fit_flow is called with
+FLOWS = {  # by row: layers, and what fit_flow is called with; chosen on the seeds 10 to 12
     "RealNVP by hand": (8, {"kind": "realnvp"} | EQUAL),
     "masked autoregressive": (8, {"kind": "maf"} | EQUAL),
     "spline": (2, {"kind": "spline"} | EQUAL),
     "spline, larger batch": (2, {"kind": "spline", "components": 1, "steps": 800, "batch": 1024}),
     "spline, mixture base": (2, {"kind": "spline"} | EQUAL | {"components": 24}),
-    "RealNVP, trained longer": (8, LONG | {"components": 1, "steps": 2500}),
-    "RealNVP, mixture base": (8, LONG | {"components": 24, "steps": 2000}),
+    "RealNVP, trained longer": (
+        8,
+        {"kind": "realnvp", "components": 1, "steps": 2500, "batch": 1024},
+    ),
+    "RealNVP, mixture base": (
+        8,
+        {"kind": "realnvp", "components": 24, "steps": 2000, "batch": 512},
+    ),
 }
 CODE = (  # what of the notebook is measured
     "steering_network Coupling Chain realnvp GaussianBase Flow build_flow train_step jittered "
