@@ -155,7 +155,7 @@ def tidy(notebook: NotebookNode) -> None:
 
 
 def smaller(picture: str) -> str:
-    """The same PNG, in base 64, with a palette where that saves space: of 16 greys, or 64 colours."""
+    """The same PNG, in base 64, with a palette of 16 greys or 64 colours where that saves space."""
     image, buffer = Image.open(io.BytesIO(base64.b64decode(picture))), io.BytesIO()
     image, dpi = image.convert("RGB"), image.info.get("dpi")
     grey = ImageChops.difference(image, image.convert("L").convert("RGB")).getbbox() is None
