@@ -2860,8 +2860,8 @@ assert abs(loss.item() - math.log(2)) < 0.1
 # - At equal steps, batch and base the kinds of flows are close in the plane: gaps of two or three
 #   hundredths of a nat, where a Gaussian misses more than one and a half nats.
 # - The filament is the price of bounded steepness, not of bijections. A base in pieces removes it.
-# - In the plane a plain mixture of Gaussians is as good and faster. In eight dimensions the flow
-#   won.
+# - In the plane a plain mixture of Gaussians is as good and faster. On a bent density in eight
+#   dimensions the flow won.
 # - Trained on simulated pairs, one flow gave the posterior at any $y$. Ranks test calibration;
 #   scores on pairs test information. Use both.
 # - In variational Bayes a flow closed a gap that the ELBO alone does not reveal. The weights of the
