@@ -133,9 +133,12 @@ def processor_seconds(f: Callable, z: Tensor) -> float:
 
 def fitted_gaussians(numbers: tuple, train: Tensor, val: Tensor, seed: int) -> tuple:
     """Full covariances; of several numbers of parts the one that scores validation points best."""
-    models = [nb.GaussianMixture(k, random_state=seed).fit(train.numpy()) for k in numbers]
-    best = max(models, key=lambda model: model.score(val.numpy()))
-    return lambda x: torch.as_tensor(best.score_samples(x.numpy())), {"parts": best.n_components}
+    train, val = train.double().numpy(), val.double().numpy()
+    models = [nb.GaussianMixture(k, random_state=seed).fit(train) for k in numbers]
+    best = max(models, key=lambda model: model.score(val))
+    return lambda x: torch.as_tensor(best.score_samples(x.double().numpy())), {
+        "parts": best.n_components
+    }
 
 
 def fitted_flow(settings: dict, train: Tensor, val: Tensor, seed: int, budget: float) -> tuple:

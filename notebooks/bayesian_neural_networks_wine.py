@@ -109,8 +109,7 @@ print(f"{usual:.0%} of the wines score 5 or 6; the mean score is {wine.y.mean():
 assert (n, d) == (1599, 11) and scores.min() == 3 and scores.max() == 8
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# A model that always says "5.6" is not far off, and knows nothing. (Many tables on the web show "red
-# wine, 4,898 examples": those are the *white* wines.)
+# A model that always says "5.6" is not far off, and knows nothing.
 #
 # ### Twins
 # Some rows are equal in all eleven measurements. If one twin is used for training and the other for
@@ -223,8 +222,7 @@ def judge(predict):
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 2 Where any model must start
-# How good is no model at all? And a straight line? Without these numbers, no error of a network
-# means anything. **Constant**: mean and spread of the training scores.
+# Without these numbers, no error of a network means anything. **Constant**: mean and spread of the training scores.
 
 
 # %%
@@ -890,9 +888,6 @@ print(
 )
 print(f" {kl['full covariance']:.2f} with full covariance, {kl['mean field']:.2f} mean field")
 
-# %% [markdown]
-# Pyro took one draw a step where the guides by hand took 32, and fewer steps.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 6 The Bayesian network in Pyro
 # **Model.** A Gaussian prior for every weight, twice as wide as the scales of section 2 (intercepts:
@@ -1275,8 +1270,7 @@ publish(
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 8 Can we trust the intervals?
 # A *predictive interval* of mass 90 % should hold 90 % of the scores. (It is not a confidence
-# interval: that is about a parameter.) The *central* one leaves 5 % on each side. Many take quantiles
-# of predictive draws; with 200 draws such "90 %" intervals hold 89.1 % of the mass. No draws are
+# interval: that is about a parameter.) The *central* one leaves 5 % on each side. No draws are
 # needed: the prediction is a mixture of Gaussians, and its **distribution function** $F_n(y)$, the
 # probability of at most $y$, is known exactly.
 #
