@@ -155,11 +155,12 @@ def tidy(notebook: NotebookNode) -> None:
 
 
 def smaller(picture: str) -> str:
-    """The same PNG, in base 64, with a palette of 16 greys or 128 colours where that saves space."""
+    """The same PNG, in base 64, with a palette of 16 greys or 64 colours where that saves space."""
     image, buffer = Image.open(io.BytesIO(base64.b64decode(picture))), io.BytesIO()
     image, dpi = image.convert("RGB"), image.info.get("dpi")
     grey = ImageChops.difference(image, image.convert("L").convert("RGB")).getbbox() is None
-    small = image.quantize(16 if grey else 128, dither=Image.Dither.NONE)
+    method = Image.Quantize.MAXCOVERAGE  # keeps colours that are rare
+    small = image.quantize(16 if grey else 64, method, dither=Image.Dither.NONE)
     small.save(buffer, "PNG", optimize=True, dpi=dpi)
     found = base64.b64encode(buffer.getvalue()).decode()
     return min(found, picture.replace("\n", ""), key=len)
