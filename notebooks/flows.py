@@ -1948,8 +1948,9 @@ assert flow_gap[0] < mixture_gap[0] - 0.5, EXPECTED
 #
 # {{flows on other densities}}
 #
-# On the bent densities flows beat mixtures by half a nat; ours and the `NSF` differ by hundredths,
-# once this way, once that. On heavy tails a few Gaussians beat both by half a nat: outside $[-5, 5]$ the splines are the identity, and the tails stay Gaussian. (There ten of the
+# On the bent densities flows beat mixtures by nearly half a nat; ours and the `NSF` differ by
+# hundredths, once this way, once that. On heavy tails a few Gaussians beat both by half a nat:
+# outside $[-5, 5]$ the splines are the identity, and the tails stay Gaussian. (There ten of the
 # 10,000 test points make a third of the gap.)
 #
 # The last column of the first table is the price of autoregression. To find $x$, coordinate after
