@@ -940,10 +940,8 @@ def steps_taken(optimiser: torch.optim.Optimizer) -> int:
 
 
 # %% slideshow={"slide_type": "subslide"}
-def fit_flow(
-    x_train, x_val, *, kind="spline", components=24,
-    steps=1000, batch=512, rate=1e-2, jitter=0.015, seed=0,
-) -> Flow:  # fmt: skip
+def fit_flow(x_train, x_val, *, kind="spline", components=24, steps=1000, batch=512, rate=1e-2,
+             jitter=0.015, seed=0) -> Flow:  # fmt: skip
     """Maximum likelihood; x_train (n, d), x_val (m, d) -> a flow with log_prob(x) and sample(n)."""
     check_points(x_train=x_train, x_val=x_val)
     torch.manual_seed(seed)
