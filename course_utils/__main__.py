@@ -182,7 +182,7 @@ def memory() -> Iterator[Line]:
         limits += [int(text)] if text.isdigit() else []
     gigabytes = min(limits) / 1e9
     level = OK if gigabytes >= 2 else WARNING  # half of it for the system, JupyterLab, a browser
-    remedy = "close other notebooks: one of them needs up to 1.1 GB"
+    remedy = "close other notebooks: one of them needs up to 1.0 GB"
     yield level, f"memory {gigabytes:.1f} GB", remedy
 
 
