@@ -1279,8 +1279,8 @@ answer(
 # ### Exercise 5: the price of never flipping (25 minutes)
 # How large is that number? Layers that never flip collapse into one: $x_1$ is Gaussian, and so is
 # $x_2$ given $x_1$, with any mean and variance $v(x_1)$. The divergence has two terms,
-# $$\mathrm{KL}\bigl(p(x_1)\,\|\,N\bigr)
-# + \int p(x_1)\,\mathrm{KL}\bigl(p(x_2 | x_1)\,\|\,N\bigr)\,dx_1,$$
+# $$\mathrm{KL}\bigl(p(x_1)\,\|\,N\bigr) +
+# \int p(x_1)\,\mathrm{KL}\bigl(p(x_2 | x_1)\,\|\,N\bigr)\,dx_1,$$
 # each with the best Gaussian. Return both, for any density that lies in a box, by sums over `grid`.
 
 
@@ -2445,8 +2445,8 @@ assert scores["the flow"][0] < scores["the prior"][0] - 1, EXPECTED
 # **Two moons, once more.** A standard test of this field (Greenberg and others 2019; Lueckmann and
 # others 2021): $\theta$ is uniform on $[-1, 1]^2$, and $y$ lies on a thin crescent,
 # $$y = c(\theta) + r\,(\cos a, \sin a), \quad
-# c(\theta) = \tfrac{1}{\sqrt 2}\bigl(-|\theta_1 + \theta_2|,\ \theta_2 - \theta_1\bigr)
-# + (\tfrac14, 0),$$
+# c(\theta) = \tfrac{1}{\sqrt 2}\bigl(-|\theta_1 + \theta_2|,\ \theta_2 - \theta_1\bigr) +
+# (\tfrac14, 0),$$
 # with $r \sim N(0.1, 0.01^2)$ and $a$ uniform on $(-\frac\pi2, \frac\pi2)$. The bars hide a sign:
 # the posterior has two crescents. Its density is exact: polar coordinates cost a factor $1/r$.
 

@@ -936,7 +936,7 @@ def kl_per_latent(vae, x):
 # %%
 def growing_picture(z, x, rates_seen):
     """A watcher: note the rate of each latent, decode z (m, k), and show all rows so far."""
-    rows, handles = [], []
+    rows, handle = [], display(display_id=True)  # before the bar begins
 
     @torch.no_grad()
     def watch(vae, step):
@@ -947,10 +947,8 @@ def growing_picture(z, x, rates_seen):
         for row, (after, _) in enumerate(rates_seen):
             ax.text(-8, 28 * row + 14, f"{after:,}", ha="right", va="center")
         ax.set_title("steps", loc="left", x=-0.06)
-        if handles and handles[0]:
-            handles[0].update(fig)
-        else:
-            handles.append(display(fig, display_id=True))
+        if handle:
+            handle.update(fig)
         plt.close(fig)
 
     return watch
