@@ -122,8 +122,8 @@ def plot_codes(z, labels, ax):
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 1 Digits without labels
 # *Supervised* learning predicts $y$ from $x$. *Unsupervised* learning has only $x$, here images,
-# and asks how they are distributed. No label is used for learning before section 18. Labels only
-# colour the pictures.
+# and asks how they are distributed. No label is used for learning before section 18. Until then
+# labels only choose and describe what is shown.
 
 # %%
 digits = load_mnist()
@@ -709,8 +709,8 @@ _ = plot_images(drawn, rows=7, ax=ax)
 # pixels. Between two kinds lies a blend.
 #
 # Where does the encoder put digits? Draw one $z$ from $q(z \mid x)$ for each. This cloud is the
-# **aggregate posterior** $\bar q(z) = \frac1n \sum_i q(z \mid x_i)$. To draw from the prior is only
-# right if the two agree. **Predict first:** the prior puts 3 points in 10,000 beyond radius 4. How
+# **aggregate posterior** $\bar q(z) = \frac1n \sum_i q(z \mid x_i)$. A draw from the prior looks
+# like the data only if the two agree. **Predict first:** the prior puts 3 points in 10,000 beyond radius 4. How
 # many of the encoded digits lie there?
 
 # %%
@@ -788,8 +788,9 @@ print("; ".join(f"{name} {distance:.2f}" for name, distance in near.items()))
 assert near["autoencoder + mixture"] < 1.1 * near["VAE + prior"], EXPECTED  # no more holes
 
 # %% [markdown]
-# By eye the rows differ little, and by that distance, too: no plane has more holes. But the VAE pays a
-# finite price for its codes, and has a score.
+# By eye the rows differ little, and by that distance, too. (It is a weak measure: smooth pictures are
+# near to many digits. And the autoencoder was given a density fitted to its codes.) But the VAE pays
+# a finite price for its codes, and has a score.
 #
 # Move through the plane yourself:
 
@@ -961,7 +962,7 @@ watch = growing_picture(fixed, x_val, rates_seen)
 vae = fit_vae(grey_train, x_val, k=LATENT, seed=SEED, steps=STEPS, watch=watch)
 
 # %% [markdown]
-# After a fifth of the steps the shapes hardly change. Some became another digit before that, some
+# After a third of the steps the shapes hardly change. Some became another digit before that, some
 # stopped being one. Now the score, on all test digits:
 
 # %% tags=["mistake-V6"]
@@ -2437,9 +2438,9 @@ for ax, row in zip(axes, (certain, open_digit), strict=True):
     ax.set_title(f"nearest: {counts}; effective sample size {sizes[row]:.0f}", loc="left")
 
 # %% [markdown]
-# From left to right: what is seen, ten of the sixty completions (pixel means), the truth. One
-# upper half leaves one kind, the other several. The honest part is the effective size: of two
-# thousand draws only so many count. Equal images in a row are one draw, taken often; kinds may be
+# From left to right: what is seen, ten of the sixty completions (pixel means), the truth. By
+# our choice: of eight, the one whose completions agree most, and one whose completions agree least.
+# The honest part is the effective size: of two thousand draws only so many count. Equal images in a row are one draw, taken often; kinds may be
 # missing. Even a large size is no guarantee: what no draw met, does not show.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
@@ -2801,8 +2802,8 @@ assert areas["ELBO with ones − without"][ones_at] > 0.9 and knew - never > 15,
 
 # %% [markdown]
 # Likelihood rewards what is *simple*, and simple is not usual. The difference of two ELBOs finds
-# ones, but had to know them. The course's alarm finds three of four and most ones; its form was
-# chosen with these strangers known, and it fails on a fifth. **No alarm without a test on the
+# ones, but had to know them. The course's alarm finds three of four, but few of the ones; its form
+# was chosen with these strangers known, and it fails on a fifth. **No alarm without a test on the
 # strangers you fear** (Nalisnick et al. 2019). Bars (one VAE): standard errors over images.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
