@@ -2531,7 +2531,7 @@ assert reacts["encoder"][0] > 1.05, EXPECTED
 # %% [markdown]
 # Widths are medians over images and both latents; × is the geometric mean of the factor, image by
 # image. In five other fits flips gave the exact posterior 0.5 to 1.3: not even the sign is fixed.
-# The encoder gave 1.1 to 1.6, whatever the exact posterior did, and reacts less to the erased half.
+# The encoder gave 1.1 to 1.6, whatever the exact posterior did; to the erased half it reacts less here.
 # So its $z_\sigma$ measures neither damage nor posterior: it learnt from undamaged images. And even
 # the exact posterior is honest only about $z$, *if* the model is true.
 
