@@ -12,9 +12,8 @@
 # **What you will do.** Start from one change of variables, by hand. Build a layer, break it on
 # purpose, stack it into a network whose density is exact, and measure how far it is from the best
 # possible score. (The unit is the **nat**, of natural logarithms: 0.7 nats are a factor of two.)
-# Look for cases in which a flow beats simpler models, in the plane and in eight dimensions. Then
-# use flows for inference: for a model that can only be simulated, and as the guide of variational
-# Bayes.
+# Then use flows for inference: for a model that can only be simulated, and as the guide of
+# variational Bayes.
 #
 # **What you will learn.**
 # - What $\log|\det|$ measures, and what a wrong sign or direction does.
@@ -157,7 +156,7 @@ assert abs(area - 1) < 1e-3
 # The area is one: nothing was added or lost on the way. A density is not a probability: it is
 # probability *per unit of* $x$. It may exceed one, and its value changes when $x$ is measured in
 # other units. That is why a change of variables needs a factor at all: it converts "per unit of
-# $z$" into "per unit of $x$". In the pictures the two blue areas are both one.
+# $z$" into "per unit of $x$".
 
 # %% jupyter={"source_hidden": true} alt="Left: the density of x, with two peaks. Middle: the curve from x to z, flat at zero; equal steps in x land close together in z there. Right: the density of z, with one peak."
 fig, axes = plt.subplots(1, 3, figsize=(10, 3.2), width_ratios=(2, 2, 1), dpi=120)
@@ -271,7 +270,7 @@ answer("shear", "it stays the same", "Same base, same height: a shear costs no v
 # Such a map moves the values of a density about, and changes none.)
 #
 # **Composition.** For $f = f_2 \circ f_1$ the chain rule multiplies the Jacobians, so the
-# log-determinants add. That is all that is needed to stack layers.
+# log-determinants add.
 
 # %% tags=["mistake-F1"]
 for each, image in ((shear, images["pushed sideways"]), (matrix, images["any matrix"])):
@@ -284,8 +283,7 @@ assert torch.allclose(log_det[0] + log_det[1], log_det[2])
 # **Direction, said once.** In the lecture, and in every formula of this notebook, $f$ maps data to
 # latent: $x \to z$. PyTorch's and Pyro's `Transform` objects map the other way, $z \to x$, because
 # their habit is to sample. Such an object $T$ has three methods: `T(z)` is $x$, `T.inv(x)` is $z$,
-# and `T.log_abs_det_jacobian(z, x)` belongs to the direction of `T(z)`. Mixing the two directions
-# is a common mistake with flows.
+# and `T.log_abs_det_jacobian(z, x)` belongs to the direction of `T(z)`.
 #
 # ### Exercise 2: the density of a stack (15 minutes)
 # A list of transforms is applied to $z \sim N(0, I)$, the first one first; what comes out is $x$.
@@ -1095,7 +1093,7 @@ answer(
 )
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# No line is broken, and neighbours stay neighbours. The animation has every layer.
+# No line is broken, and neighbours stay neighbours. The animation:
 
 # %% jupyter={"source_hidden": true} alt="Animation: the cloud becomes two moons, layer by layer, and the grid with it."
 fig, ax = plt.subplots(figsize=(4.4, 4.4))
@@ -1121,7 +1119,8 @@ display(Image(film.getvalue(), format="gif", alt="The cloud becomes two moons, l
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # And the density? The flow knows it at every point, and here we know the truth, too. So the gap of
-# section 4 can be taken apart, point by point: it is the integral of $p\,(\log p - \log q)$.
+# section 4 can be taken apart, point by point: it is the integral of $p\,(\log p - \log q)$. (The
+# two estimates may differ by more than the ±, which knows nothing of places that $q$ forgets.)
 
 # %% slideshow={"slide_type": "subslide"}
 x, cell = grid(BOX, 300)
@@ -1157,9 +1156,8 @@ _ = fig.colorbar(axes[2].images[0], ax=axes[2], label="nats per unit area", shri
 # lacks elsewhere. Section 8 says why it is there, and what removes it.
 #
 # Two habits make such pictures honest. Both densities share one scale, and what exceeds it has a
-# colour of its own. And the first row of an image is its top, while the second coordinate grows
-# upwards: without `origin="lower"` the moons would hang upside down, which is easy to overlook when
-# the data are symmetric.
+# colour of its own. And the first row of an image is its top: without
+# `origin="lower"` the moons would hang upside down.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 6 Autoregressive flows
@@ -1559,7 +1557,7 @@ answer(
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # Twice the steepness, half the thread, less than half the gap, until there is steepness to spare.
-# None of it comes from preserving volume.
+#
 #
 # ### Exercise 6: the map without a gap (25 minutes)
 # The **Knothe–Rosenblatt map** (Rosenblatt 1952) takes one coordinate after the other: $z_1$
@@ -2318,8 +2316,7 @@ def learn_posterior(pairs, steps: int, batch: int, rate: float = 1e-2) -> nn.Mod
 banana_posterior = learn_posterior(draw_pairs, CONDITIONAL_STEPS, 512)
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# No pair was used twice, so nothing could be learnt by heart. And nothing was said about the $y$
-# that we shall ask for.
+# No pair was used twice, so nothing could be learnt by heart.
 #
 # **Predict first:** how far is $q(\theta \mid y = 1)$ from the exact posterior?
 
