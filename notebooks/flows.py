@@ -1070,7 +1070,7 @@ _ = axes[0].set_ylabel("coordinate 2")
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # Two layers a panel, each panel on its own scale: the Gaussian cloud is stretched and sheared left
-# and right, then up and down, and so on, until it lies on two moons. Now the grid.
+# and right, then up and down, and so on, until it lies on two moons.
 
 
 # %% jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"} alt="Left: a square grid, its four quadrants in four colours. Right: its image, bent onto two half moons. Between the moons many lines run side by side as a thin thread; none is broken."
@@ -1557,7 +1557,6 @@ answer(
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # Twice the steepness, half the thread, less than half the gap, until there is steepness to spare.
-#
 #
 # ### Exercise 6: the map without a gap (25 minutes)
 # The **Knothe–Rosenblatt map** (Rosenblatt 1952) takes one coordinate after the other: $z_1$
