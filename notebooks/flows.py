@@ -2351,16 +2351,18 @@ def kl_at(q: nn.Module, log_joint, y: Tensor, box: tuple, n: int = 200) -> float
 # %%
 PLANE = (-4.0, 4.0, -9.0, 4.0)
 asked = torch.tensor([[0.0], [1.0], [2.0]], device=device)
-for y in asked:
-    print(f"y = {y.item():.0f}: KL {kl_at(banana_posterior, log_joint, y, PLANE):.4f} nats")
-kls = torch.tensor([kl_at(banana_posterior, log_joint, y, PLANE) for y in draw_pairs(20)[1]])
-mean_kl, error = mean_and_error(kls)
-print(f"twenty simulated y: {mean_kl:.4f} ± {error:.4f} nats")
+at_asked = [kl_at(banana_posterior, log_joint, y, PLANE) for y in asked]
+for y, kl in zip(asked, at_asked, strict=True):
+    print(f"y = {y.item():.0f}: KL {kl:.4f} nats")
+simulated = draw_pairs(20)[1]
+kls = torch.tensor([kl_at(banana_posterior, log_joint, y, PLANE) for y in simulated])
+print("twenty simulated y: {:.4f} ± {:.4f} nats".format(*mean_and_error(kls)),
+      f"(largest {kls.max():.3f}, at y = {simulated[kls.argmax()].item():.1f})")  # fmt: skip
 
 # %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
 # Answer
-answer("amortised", "about a hundredth of a nat", "It had never seen this y, but many like it.")
-assert mean_kl < 0.05, EXPECTED
+answer("amortised", "about a hundredth of a nat", "It had not seen this y, but many like it.")
+assert at_asked[1] < 0.03 and kls.median() < 0.03, EXPECTED  # a rare y costs more
 
 # %% jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"} alt="Three heat maps of exact posteriors, at y of 0, 1 and 2. With growing y the arc widens into a bent band. Orange dots, draws of one and the same flow, follow it each time."
 fig, axes = plt.subplots(1, 3, figsize=(10, 3), sharex=True, sharey=True)

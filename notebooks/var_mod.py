@@ -2253,7 +2253,7 @@ later_vae, later_prior = train_together(vae, priors["mixture"], grey_train)
 def prior_scores(vae, priors, x, draws):
     """ELBO and bound with so many draws for each prior: (n, d) -> name: (2, n), nats."""
     found = {name: [] for name in priors}
-    for rows in x.split(max(1, 4_000 // draws)):  # few at a time: saves memory
+    for rows in x.split(max(1, 2_000 // draws)):  # few at a time: saves memory
         q = dist.Normal(*vae.posterior(rows))
         z = q.sample((draws,))  # (draws, b, k)
         rest = log_bernoulli(rows, vae.decoder(z)) - q.log_prob(z).sum(-1)
