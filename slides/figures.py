@@ -150,9 +150,9 @@ def training() -> Figure:
     return figure
 
 
-def _weight(ax: Axes, x: float, y: float, doubt: float | None, scale: float = 1.4) -> None:
+def _weight(ax: Axes, x: float, y: float, doubt: float | None, scale: float = 1) -> None:
     """A weight on its edge: a stick for one value, a bell for a distribution."""
-    width, height = 36 * scale, 22 * scale
+    width, height = 36 * scale, 28 * scale
     ax.plot([x - width / 2, x + width / 2], [y - 8, y - 8], color=GREY, linewidth=1.5, zorder=4)
     if doubt is None:
         ax.plot([x, x], [y - 8, y + 9], color=ORANGE, linewidth=5, zorder=5)
@@ -165,7 +165,7 @@ def _weight(ax: Axes, x: float, y: float, doubt: float | None, scale: float = 1.
 def _network(bayesian: bool) -> Figure:
     figure, ax = canvas(620, 500)
     columns = {60: 3, 230: 3, 400: 3, 560: 1}
-    doubts = np.random.default_rng(4).uniform(4, 14, 21)
+    doubts = np.random.default_rng(4).uniform(3, 9, 21)
     nodes = {x: [265 + 150 * (i - (n - 1) / 2) for i in range(n)] for x, n in columns.items()}
     places = [
         ((x, y), (x_next, y_next))

@@ -81,10 +81,11 @@ def only(found: list, what: str, notebook: catalogue.Notebook, tag: str):
 
 
 def picture(name: str) -> str:
-    """The picture NICKNAME/NAME.png (or .gif) of a notebook, in base 64."""
-    nickname, name, ending = re.split("[/.]", name)
+    """The picture NICKNAME/NAME of a notebook, in base 64: a PNG, unless it is NAME.gif."""
+    nickname, name, *ending = re.split("[/.]", name)
     notebook, tag = catalogue.find(nickname), f"picture-{name}"
-    return only(put_out(notebook, tag, f"image/{ending}"), "a picture", notebook, tag)
+    kind = f"image/{ending[0] if ending else 'png'}"
+    return only(put_out(notebook, tag, kind), "a picture", notebook, tag)
 
 
 def fact(name: str) -> str:
@@ -173,10 +174,10 @@ def core(each: catalogue.Notebook, seen: bool) -> dict[catalogue.Section, list]:
     }
 
 
-def exercise(sections: dict[catalogue.Section, list], minutes: int) -> catalogue.Exercise:
-    """The longest that fits; of several the last."""
+def exercise(sections: dict[catalogue.Section, list], minutes: int) -> catalogue.Exercise | None:
+    """The longest that fits, if one does; of several the last."""
     fits = [task for tasks in sections.values() for task in tasks if task.minutes <= minutes]
-    return max(reversed(fits), key=lambda task: task.minutes)
+    return max(reversed(fits), key=lambda task: task.minutes, default=None)
 
 
 def plan_of_90() -> str:
@@ -238,10 +239,17 @@ def plans_of_one() -> str:
             f"{length(around[0])} (slides {places(around[0])})",
             f"{each.core_minutes}",
             f"{length(around[1])} (slides {places(around[1])})",
-            f"{90 - SLACK - spent} (exercise {task.number}: {task.title})",
+            f"{90 - SLACK - spent}" + (f" (exercise {task.number}: {task.title})" if task else ""),
             f"{SLACK}",
         ])  # fmt: skip
-    what = ["the bound", "the model", "core of its notebook", "what we saw", "one exercise", "slack"]
+    what = [
+        "the bound",
+        "the model",
+        "core of its notebook",
+        "what we saw",
+        "one exercise",
+        "slack",
+    ]
     rows = [list(row) for row in zip(what, *columns, strict=True)]
     return catalogue.table(["minutes for", *(each.topic for each in shown())], rows)
 

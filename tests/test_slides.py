@@ -177,11 +177,11 @@ def test_results_and_pictures_come_once_from_tagged_cells(tmp_path, monkeypatch)
         notebook.cells.append(nbformat.v4.new_code_cell(metadata={"tags": [tag]}, outputs=outputs))
     nbformat.write(notebook, tmp_path / "nb.ipynb")
     assert lecture.filled("by [[flows.gap]] nats") == "by −0.02\u00a0±\u00a00.01 nats"
-    assert lecture.picture("flows/moons.png") == "aGVsbG8="
+    assert lecture.picture("flows/moons") == "aGVsbG8="
     with pytest.raises(SystemExit, match="tagged slides put out result 'twice' 2 times, not"):
         lecture.fact("flows.twice")
     with pytest.raises(SystemExit, match="tagged picture-sun put out a picture 0 times, not"):
-        lecture.picture("flows/sun.png")
+        lecture.picture("flows/sun")
 
 
 @pytest.mark.parametrize(("shown", "name", "part"), PICTURES)
@@ -264,10 +264,8 @@ def test_plans_fill_their_time():
     assert clock(lecture.plan_of_90()) == 90 and int(rows(lecture.plan_of_90())[-1][1]) == 10
     assert clock(lecture.plan_of_180()) == 180
     assert clock(lecture.plan_of_a_day()) == 90 + lecture.LUNCH + 180
-    table = [row[1:] for row in rows(lecture.plans_of_one())]
-    assert [sum(int(re.match(r"\d+", cell)[0]) for cell in column) for column in zip(*table)] == [
-        90, 90, 90
-    ]  # fmt: skip
+    for column in list(zip(*rows(lecture.plans_of_one()), strict=True))[1:]:
+        assert sum(int(cell.split()[0]) for cell in column) == 90
 
 
 @pytest.mark.parametrize("seen", [False, True])
@@ -290,7 +288,7 @@ def test_the_hands_on_is_the_cores_and_an_exercise_each_that_fits(seen):
     assert len(exercises) == 3 and [step[1] for step in steps].count("Break") == 2
 
 
-@pytest.mark.parametrize("slide", [s for s in SLIDES if s.visited], ids=lambda s: s.visited.nickname)
+@pytest.mark.parametrize("slide", [slide for slide in SLIDES if slide.visited])
 def test_the_three_cells_of_a_visit_are_there_in_this_order(slide):
     """A prediction, a picture, and the answer, in sections that the lecture shows."""
     cells = re.findall(r"^\d\. (.+)$", slide.text, re.MULTILINE)
@@ -314,9 +312,9 @@ def test_the_three_cells_of_a_visit_are_there_in_this_order(slide):
 
 
 def test_ten_slides_show_results_and_no_slide_names_the_number_of_another():
-    assert len({number for number, *_ in SLIDES if build.PICTURE.search(SLIDES[number - 1].text)}) >= 10
+    assert sum(bool(build.PICTURE.search(slide.text)) for slide in SLIDES) >= 10
     for slide in SLIDES:
-        assert not re.search(r"[Ss]lides? \d", slide.text + slide.notes), slide.number
+        assert not re.search(r"slides? \d", (slide.text + slide.notes).lower()), slide.number
 
 
 def test_a_cell_of_a_stored_table_is_found_by_its_row_and_column():
