@@ -535,7 +535,7 @@ def prior_functions(factor, *, hidden=50):
     return network(scale * prior_noise, line, hidden, activation=torch.tanh)[..., 0]
 
 
-# %% alt="Eight functions from each of three priors: nearly straight where the first-layer scale is multiplied by 0.3, smooth at 1, jumping at 10; their heights differ little." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
+# %% tags=["picture-prior"] alt="Eight functions from each of three priors: nearly straight where the first-layer scale is multiplied by 0.3, smooth at 1, jumping at 10; their heights differ little." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
 def draw_prior(factor, ax):
     """Plot the functions of one prior."""
     ax.plot(line, prior_functions(factor).T, linewidth=1.5)
@@ -734,7 +734,7 @@ for name, full in (("mean field", False), ("full covariance", True)):
     climb[name] = [-value for value in losses]
     fitted[name] = guide_of(loc.detach(), raw.detach(), full)
 
-# %% alt="ELBO against training steps: the curve of the full-covariance guide climbs to the dashed line of the log evidence, that of mean field levels off two to three nats below." jupyter={"source_hidden": true}
+# %% tags=["picture-elbo"] alt="ELBO against training steps: the curve of the full-covariance guide climbs to the dashed line of the log evidence, that of mean field levels off two to three nats below." jupyter={"source_hidden": true}
 fig, ax = plt.subplots(figsize=(8, 3.5))
 plot_loss(climb, xlabel="step", ylabel="ELBO (nats)", ax=ax)
 ax.axhline(evidence.item(), color=PALETTE["black"], linestyle="--", label="log evidence")

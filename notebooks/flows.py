@@ -246,7 +246,7 @@ shear = torch.tensor([[1.0, 0.8], [0.0, 1.0]])
 matrix = torch.tensor([[1.2, 0.6], [-0.5, 1.0]])
 images = {"data $x$": square, "pushed sideways": square @ shear.T, "any matrix": square @ matrix.T}
 
-# %% jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"} alt="Three shapes with their areas: a square of area 1, the parallelogram of the shear of area 1, and a turned and stretched parallelogram of area 1.5."
+# %% tags=["picture-areas"] jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"} alt="Three shapes with their areas: a square of area 1, the parallelogram of the shear of area 1, and a turned and stretched parallelogram of area 1.5."
 fig, axes = plt.subplots(1, 3, figsize=(10, 2.8), sharex=True, sharey=True)
 for ax, (name, shape), colour in zip(axes, images.items(), ("sky", "orange", "green"), strict=True):
     _ = ax.fill(*shape.T, color=PALETTE[colour], alpha=0.7)
@@ -1095,7 +1095,7 @@ answer(
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # No line is broken, and neighbours stay neighbours. The animation:
 
-# %% jupyter={"source_hidden": true} alt="Animation: the cloud becomes two moons, layer by layer, and the grid with it."
+# %% tags=["picture-bend"] jupyter={"source_hidden": true} alt="Animation: the cloud becomes two moons, layer by layer, and the grid with it."
 fig, ax = plt.subplots(figsize=(4.4, 4.4))
 
 

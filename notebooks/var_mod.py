@@ -721,7 +721,7 @@ with torch.no_grad():
     mu_test, sigma_test = flat.posterior(x_test)
     z_test = mu_test + sigma_test * torch.randn_like(mu_test)  # (n, 2)
 
-# %% alt="Two clouds of test digits in the plane, each dot drawn as its digit. Left: draws from the VAE's posterior, around the origin, with dashed circles at one and two standard deviations of the prior; kinds lie in sectors, and arms reach beyond radius 4. Right: codes of the autoencoder on the same scale; its arms of zeros, ones and sevens leave the picture." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
+# %% tags=["picture-codes"] alt="Two clouds of test digits in the plane, each dot drawn as its digit. Left: draws from the VAE's posterior, around the origin, with dashed circles at one and two standard deviations of the prior; kinds lie in sectors, and arms reach beyond radius 4. Right: codes of the autoencoder on the same scale; its arms of zeros, ones and sevens leave the picture." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
 equal = {"aspect": "equal", "xlim": (-5.5, 5.5), "ylim": (-5.5, 5.5)}
 fig, axes = plt.subplots(1, 2, figsize=(9, 4.5), subplot_kw=equal)
 plot_codes(z_test, digits.y_test, axes[0])
@@ -2307,7 +2307,7 @@ publish(
 #
 # {{learnt priors}}
 
-# %% alt="Five squares of 64 drawn digits. Those from N(0, I) have many blends and broken strokes; the flow has about as many, the two mixtures have fewer; those decoded from codes of training digits are nearly all clear." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
+# %% tags=["picture-priors"] alt="Five squares of 64 drawn digits. Those from N(0, I) have many blends and broken strokes; the flow has about as many, the two mixtures have fewer; those decoded from codes of training digits are nearly all clear." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
 seed_everything(SEED)
 panels = {f"z from {name}": (vae, prior.sample((64,))) for name, prior in priors.items()}
 panels["mixture, trained together"] = later_vae, later_prior.sample((64,))

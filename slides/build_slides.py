@@ -29,7 +29,7 @@ MARP = npm.PACKAGES / "@marp-team" / "marp-cli"
 WHOLE = "0,0,100,100"
 OUTPUTS = ("lecture.html", "lecture.pdf", "lecture-notes.pdf")
 # Picture of a notebook, and the part that is shown: left, top, width, height in per cent.
-PICTURE = re.compile(r"\((\w+/\w+)\.png(?:#xywh=percent:([\d,]+))?\)")
+PICTURE = re.compile(r"\((\w+/\w+\.(?:png|gif))(?:#xywh=percent:([\d,]+))?\)")
 
 
 def stop(message: str) -> None:
@@ -74,22 +74,28 @@ def seal(page: str) -> str:
 
 
 def cut(name: str, part: str) -> Image.Image:
-    """A picture of a notebook, or a part of it: left, top, width, height in per cent."""
+    """A picture of a notebook, or a part of it: left, top, width, height in per cent.
+
+    Of an animation the last frame, for paper.
+    """
     image = Image.open(io.BytesIO(base64.b64decode(lecture.picture(name))))
+    image.seek(getattr(image, "n_frames", 1) - 1)
     left, top, width, height = (int(number) / 100 for number in (part or WHOLE).split(","))
     box = (left, top, left + width, top + height)
     return image.crop([round(a * b) for a, b in zip(box, image.size * 2, strict=True)])
 
 
-def prepare(folder: Path) -> None:
+def prepare(folder: Path, moving: bool = False) -> None:
     """Write everything that the slides are made of into a folder."""
     figures.draw(folder / "figures")
     text = lecture.source()
     for name, part in PICTURE.findall(text):
-        path = folder / f"{name}.png"
+        path = folder / name
         path.parent.mkdir(exist_ok=True)
         cut(name, part).save(path)
-    text = PICTURE.sub(r"(\1.png)", text)
+        if moving and path.suffix == ".gif":
+            path.write_bytes(base64.b64decode(lecture.picture(name)))
+    text = PICTURE.sub(r"(\1)", text)
     keywords = f"keywords: [deep learning, built from {sources()}]"  # one alone Marp leaves out
     text = text.replace("---\n", f"---\n{keywords}\n", 1)
     (folder / "lecture.md").write_text(text, encoding="utf-8", newline="\n")
@@ -126,14 +132,14 @@ def formulas(text: str) -> list[str]:
 
 def finish(page: Path) -> None:
     """Put the pictures into the HTML, so that it is one file; give formulas their TeX as label."""
-    kinds = {".svg": "image/svg+xml", ".png": "image/png"}
+    kinds = {".svg": "image/svg+xml", ".png": "image/png", ".gif": "image/gif"}
 
     def data(match: re.Match) -> str:
         image = page.parent / match[1]
         code = base64.b64encode(image.read_bytes()).decode()
         return f'src="data:{kinds[image.suffix]};base64,{code}"'
 
-    text = re.sub(r'src="(\w+/\w+\.(?:svg|png))"', data, page.read_text(encoding="utf-8"))
+    text = re.sub(r'src="(\w+/\w+\.(?:svg|png|gif))"', data, page.read_text(encoding="utf-8"))
     start, *rest = re.split(r'(?<=role="img") (?=focusable)', text)
     labels = formulas((page.parent / "lecture.md").read_text(encoding="utf-8"))
     if len(labels) != len(rest):
@@ -146,9 +152,10 @@ def finish(page: Path) -> None:
 def build(folder: Path) -> None:
     """Make everything in a folder that is new or empty."""
     folder.mkdir(parents=True, exist_ok=True)
-    prepare(folder)
+    prepare(folder, moving=True)
     marp(folder, "--html", "--output", "lecture.html")
     finish(folder / "lecture.html")
+    prepare(folder)
     marp(folder, "--pdf", "--pdf-outlines", "--output", "lecture.pdf")
     marp(folder, "--pdf", "--pdf-outlines", "--pdf-notes", "--output", "lecture-notes.pdf")
 

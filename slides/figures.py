@@ -127,8 +127,10 @@ def split() -> Figure:
     return figure
 
 
-def _chain(height: int, y: float) -> tuple[Figure, Axes]:
-    figure, ax = canvas(1160, height)
+def training() -> Figure:
+    """Input, layers, output; a loss at the end of the chain, and the gradient running back."""
+    figure, ax = canvas(1160, 260)
+    y = 205
     names = ("input", "layer 1", "layer 2", "…", "layer $L$", "output")
     colours = (DATA, GREY, GREY, None, GREY, DATA)
     for index, (name, colour) in enumerate(zip(names, colours, strict=True)):
@@ -139,17 +141,6 @@ def _chain(height: int, y: float) -> tuple[Figure, Axes]:
             write(ax, x, y, name, SYMBOL)
         if index:
             arrow(ax, (x - 124, y), (x - 76, y))
-    return figure, ax
-
-
-def layers() -> Figure:
-    """Input, a series of layers, output."""
-    return _chain(150, 75)[0]
-
-
-def training() -> Figure:
-    """The same chain with a loss at its end and the gradient running back."""
-    figure, ax = _chain(260, 205)
     box(ax, 1080, 75, 144, 76, ORANGE, "loss")
     arrow(ax, (1080, 158), (1080, 117))
     ax.plot([1004, 278.5], [75, 75], color=ORANGE, linewidth=LINE)
@@ -161,7 +152,7 @@ def training() -> Figure:
 
 def _weight(ax: Axes, x: float, y: float, doubt: float | None, scale: float = 1) -> None:
     """A weight on its edge: a stick for one value, a bell for a distribution."""
-    width, height = 36 * scale, 22 * scale
+    width, height = 36 * scale, 28 * scale
     ax.plot([x - width / 2, x + width / 2], [y - 8, y - 8], color=GREY, linewidth=1.5, zorder=4)
     if doubt is None:
         ax.plot([x, x], [y - 8, y + 9], color=ORANGE, linewidth=5, zorder=5)
@@ -174,7 +165,7 @@ def _weight(ax: Axes, x: float, y: float, doubt: float | None, scale: float = 1)
 def _network(bayesian: bool) -> Figure:
     figure, ax = canvas(620, 500)
     columns = {60: 3, 230: 3, 400: 3, 560: 1}
-    doubts = np.random.default_rng(4).uniform(4.5, 8, 21)
+    doubts = np.random.default_rng(4).uniform(3, 9, 21)
     nodes = {x: [265 + 150 * (i - (n - 1) / 2) for i in range(n)] for x, n in columns.items()}
     places = [
         ((x, y), (x_next, y_next))
@@ -194,7 +185,7 @@ def _network(bayesian: bool) -> Figure:
             ax.add_patch(Circle((x, y), 24, facecolor=face, edgecolor=colour, lw=LINE, zorder=6))
     for x, text in ((60, "input"), (315, "two hidden layers"), (560, "output")):
         write(ax, x, 25, text)
-    for x, text in ((60, "$x$"), (230, "$z_1$"), (400, "$z_2$"), (560, r"$\hat{y}$")):
+    for x, text in ((60, "$x$"), (230, "$h_1$"), (400, "$h_2$"), (560, r"$\hat{y}$")):
         write(ax, x, max(nodes[x]) + 55, text, SYMBOL)
     return figure
 
@@ -396,7 +387,7 @@ def change_of_variables() -> Figure:
 
 
 FIGURES: tuple[Callable[[], Figure], ...] = (
-    three, split, layers, training, bound, dense, bayesian, autoencoder, vae, flow,
+    three, split, training, bound, dense, bayesian, autoencoder, vae, flow,
     change_of_variables, coupling,
 )  # fmt: skip
 

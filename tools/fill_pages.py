@@ -121,6 +121,8 @@ def guide() -> dict[str, str]:
     plans = {
         "plan of 90 minutes": lecture.plan_of_90(),
         "plan of 180 minutes": lecture.plan_of_180(),
+        "plan of a day": lecture.plan_of_a_day(),
+        "plans of one model": lecture.plans_of_one(),
     }
     return plans | {f"{each.nickname} minutes": parts(each) for each in catalogue.load()}
 
