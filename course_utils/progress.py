@@ -93,7 +93,8 @@ def note_prediction(name: str, said: str, right: bool) -> None:
 
 def _exercises(course: Path) -> Iterator[tuple[str, str, str, int, str]]:
     """Notebook, number, title, minutes and check of every exercise, in the course's order."""
-    catalogue = tomllib.loads((course / "notebooks/catalogue.toml").read_text(encoding="utf-8"))
+    path = course / "notebooks" / "catalogue.toml"  # in parts: no output follows from its minutes
+    catalogue = tomllib.loads(path.read_text(encoding="utf-8"))
     for entry in catalogue["notebook"]:
         heading, cells = None, []
         path = course / "notebooks" / f"{entry['file']}.ipynb"
