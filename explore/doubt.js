@@ -124,7 +124,7 @@
       const left = 2.4 * c.size, right = width - 0.6 * c.size, foot = 2.8 * c.size;
       const low = Math.max(4 * c.size, 0.17 * height), top = 2.2 * c.size;
       main = course.axes(g, c, { left, top, width: right - left, height: height - top - low - foot - 3 * c.size },
-        { x: X, y: Y, xTicks: [-2, 0, 2], yTicks: [-2, 0, 2], yLabel: "y" });
+        { x: X, y: Y, xTicks: [-2, 0, 2], yTicks: [-2, 0, 2], yLabel: width < 500 ? "" : "y" });
       const xs = course.steps(...X, 151);
       const found = posterior(points, settings, [...xs, probe], DRAWS);
       const doubt = found.mean.map((_, i) => Math.max(0, found.covariance(i, i)));

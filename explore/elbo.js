@@ -116,8 +116,9 @@
       const ticks = [-8, -6, -4, -2, 0, 2, 4, 6].filter((v) => w > 500 || v % 4 === 0);
       for (const v of ticks) {
         course.line(g, [[bars.x(v), top], [bars.x(v), top + 4 * row - 0.4 * c.size]], v ? c.line : c.soft, 1);
-        course.write(g, course.shown(v, 0) + (v === ticks.at(-1) ? " nats" : ""), bars.x(v), top + 4 * row + 0.9 * c.size, { colour: c.soft, align: v === ticks.at(-1) ? "right" : "center" });
+        course.write(g, course.shown(v, 0), bars.x(v), top + 4 * row + 0.9 * c.size, { colour: c.soft, align: "center" });
       }
+      course.write(g, "nats", left + name - 0.5 * c.size, top + 4 * row + 0.9 * c.size, { colour: c.soft, align: "right" });
       [["log evidence", 0, logEvidence, c.ink, logEvidence], ["ELBO", 0, found.elbo, c.blue, found.elbo],
         ["gap KL(q‖p)", found.elbo, logEvidence, c.orange, found.gap], ["KL(p‖q)", 0, found.other, c.green, found.other],
       ].forEach(([label, from, to, colour, value], i) => {

@@ -70,6 +70,13 @@ def lay_out(folder: Path) -> None:
     readme = marked.fill(readme, {fill_pages.BADGES: ""})  # their pictures come from elsewhere
     (folder / "index.md").write_text(f"{readme}\n{contents}", encoding="utf-8")
     (folder / "docs" / "index.md").unlink()
+    figures = (folder / "explore" / "index.html").read_text(encoding="utf-8")
+    figures = figures.replace('src="', 'src="../explore/')
+    page = folder / "docs" / "explore.md"
+    text = page.read_text(encoding="utf-8")
+    for name, part in re.findall(r"<!-- (\w+) -->\n(.*?)<!-- /\1 -->", figures, re.DOTALL):
+        text = text.replace("{{" + name + "}}", part)
+    page.write_text(text, encoding="utf-8")
     for path in folder.rglob("*.md"):
         text = path.read_text(encoding="utf-8")
         text = re.sub(r"(\]\((?:\.\./)*)README\.md", r"\1index.md", text)

@@ -1,6 +1,6 @@
 """Write the data of the explorables in explore/ from runs of the notebooks themselves.
 
-    python -m tools.export_explore [digits] [bend]
+    python -m tools.export_explore [digits] [bend] [pictures]
 
 Each notebook is run, as it stands, up to the cell that defines what is exported; a cell that stores
 it is added. NAME.data.js then assigns weights (in base 64), and values that PyTorch found, to
@@ -17,7 +17,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 
-from tools import notebook_sources, run_notebook
+from tools import notebook_sources, npm, run_notebook
 
 EXPLORE = Path(__file__).resolve().parents[1] / "explore"
 SHOWN = 700  # digits, as many as the notebook's picture of the codes has
@@ -39,9 +39,10 @@ BEND = """
 layers = list(realnvp_flow.f.layers)
 names = [name for name, _ in layers[0].net.named_parameters()]
 stored = {n: torch.stack([dict(l.net.named_parameters())[n] for l in layers]) for n in names}
-far_too = torch.cat([x_test[:40], torch.cartesian_prod(*2 * [torch.linspace(-3, 3, 5)]).to(x_test)])
-stored |= {"flip": torch.tensor([l.flip for l in layers]), "x": far_too, "shift": realnvp_flow.shift,
-           "scale": realnvp_flow.scale, "log_q": realnvp_flow.log_prob(far_too)}
+far_too = torch.cartesian_prod(*2 * [torch.linspace(-3, 3, 5)])
+far_too = torch.cat([x_test[:40], far_too.to(x_test)])
+stored |= {"flip": torch.tensor([l.flip for l in layers]), "x": far_too,
+           "shift": realnvp_flow.shift, "scale": realnvp_flow.scale, "log_q": realnvp_flow.log_prob(far_too)}
 stored["path"] = torch.stack(stages(realnvp_flow, torch.tensor([[0.5, -1.0]], device=device)))
 """
 STORE = """
@@ -91,7 +92,9 @@ def digits() -> dict:
     layers, exact = [], []
     for number in range(3):
         weight, bias = found[f"{number}.weight"], found[f"{number}.bias"]
-        kind = "<i2" if number < 2 else "i1"  # the last layer is the large one, and adds least error
+        kind = (
+            "<i2" if number < 2 else "i1"
+        )  # the last layer is the large one, and adds least error
         whole, scale = rounded(weight, np.iinfo(kind).max)
         exact.append((whole * scale[:, None], bias))
         layer = {"weight": packed(whole, kind), "scale": packed(scale), "bias": packed(bias)}
@@ -132,21 +135,42 @@ def bend() -> dict:
 
 
 LICENCES = {
-    "digits": "Made from MNIST (Yann LeCun, Corinna Cortes, Christopher Burges), licence CC BY-SA"
-    " 3.0:\n// https://creativecommons.org/licenses/by-sa/3.0/. Changes: digits sampled to black and"
-    " white;\n// weights and codes of a network trained on them.",
+    "digits": "Made from MNIST (Yann LeCun, Corinna Cortes, Christopher Burges), licence\n"
+    "// CC BY-SA 3.0: https://creativecommons.org/licenses/by-sa/3.0/. Changes: digits sampled to\n"
+    "// black and white; weights and codes of a network trained on them.",
 }
 EXPORTS: dict[str, Callable[[], dict]] = {"digits": digits, "bend": bend}
 
 
+def pictures() -> None:
+    """What is seen without JavaScript, and in a stored notebook: each figure as it begins."""
+    from PIL import Image
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=npm.browser(), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 840, "height": 900})
+        page.goto((EXPLORE / "index.html").as_uri())
+        for figure in page.locator("[data-explore]").all():
+            path = EXPLORE / f"{figure.get_attribute('data-explore')}.png"
+            figure.locator("canvas").screenshot(path=path)
+            small = Image.open(path).convert("RGB").quantize(64, Image.Quantize.MAXCOVERAGE)
+            small.save(path, optimize=True)
+        browser.close()
+
+
 def main() -> None:
     for name in sys.argv[1:] or EXPORTS:
-        licence = LICENCES.get(name, "Licence: CC BY 4.0, see LICENSE-CONTENT.")
-        head = f"// Written by tools/export_explore.py. {licence}\n"
-        path = EXPLORE / f"{name}.data.js"
-        line = f"course.data.{name} = {json.dumps(EXPORTS[name](), separators=(',', ':'))};\n"
-        path.write_text(head + line, encoding="utf-8", newline="\n")
-        print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
+        if name != "pictures":
+            licence = LICENCES.get(name, "Licence: CC BY 4.0, see LICENSE-CONTENT.")
+            line = json.dumps(EXPORTS[name](), separators=(",", ":"))
+            line = (
+                f"// Written by tools/export_explore.py. {licence}\ncourse.data.{name} = {line};\n"
+            )
+            path = EXPLORE / f"{name}.data.js"
+            path.write_text(line, encoding="utf-8", newline="\n")
+            print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
+    pictures()
 
 
 if __name__ == "__main__":
