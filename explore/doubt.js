@@ -73,7 +73,7 @@
 
     const times = (v) => `× ${course.shown(v, v < 1 ? 2 : 1)}`;
     const log = (label, key, low, high, words) =>
-      figure.range(label, { min: Math.log10(low), max: Math.log10(high), step: 0.01, value: Math.log10(settings[key]),
+      figure.range(label, { min: Math.log10(low), max: Math.log10(high), step: 0.02, value: Math.log10(settings[key]),
         words: (v) => words(10 ** v) }, (v) => { settings[key] = 10 ** v; });
     log("Noise σ", "noise", 0.05, 1, (v) => `${course.shown(v)} units of y`);
     log("Prior scale of the last layer", "scale", 0.2, 5, times);

@@ -84,9 +84,10 @@
         const reach = p.touch ? 28 : 16, peak = at.y(Math.exp(logQ(m, m, s))), side = at.y(Math.exp(logQ(m + s, m, s)));
         const handles = { left: [m - s, side], right: [m + s, side], peak: [m, peak] };
         const hits = Object.keys(handles).filter((k) => Math.hypot(at.x(handles[k][0]) - p.x, handles[k][1] - p.y) < reach);
-        return hits.at(-1) ?? null;
+        return hits.at(-1) ?? (at.inside(p) ? "peak" : null);
       },
       move: (what, p) => (what === "peak" ? put(at.toX(p.x), s) : put(m, Math.max(0.05, (at.toX(p.x) - m) * (what === "left" ? -1 : 1)))),
+      end: (what, p, moved) => { if (what === "peak" && !moved) put(at.toX(p.x), s); },
     });
 
     return (g, w, h, c) => {

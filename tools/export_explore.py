@@ -42,7 +42,8 @@ stored = {n: torch.stack([dict(l.net.named_parameters())[n] for l in layers]) fo
 far_too = torch.cartesian_prod(*2 * [torch.linspace(-3, 3, 5)])
 far_too = torch.cat([x_test[:40], far_too.to(x_test)])
 stored |= {"flip": torch.tensor([l.flip for l in layers]), "x": far_too,
-           "shift": realnvp_flow.shift, "scale": realnvp_flow.scale, "log_q": realnvp_flow.log_prob(far_too)}
+           "shift": realnvp_flow.shift, "scale": realnvp_flow.scale,
+           "log_q": realnvp_flow.log_prob(far_too)}
 stored["path"] = torch.stack(stages(realnvp_flow, torch.tensor([[0.5, -1.0]], device=device)))
 """
 STORE = """
@@ -92,9 +93,7 @@ def digits() -> dict:
     layers, exact = [], []
     for number in range(3):
         weight, bias = found[f"{number}.weight"], found[f"{number}.bias"]
-        kind = (
-            "<i2" if number < 2 else "i1"
-        )  # the last layer is the large one, and adds least error
+        kind = "<i2" if number < 2 else "i1"  # the last is the large one
         whole, scale = rounded(weight, np.iinfo(kind).max)
         exact.append((whole * scale[:, None], bias))
         layer = {"weight": packed(whole, kind), "scale": packed(scale), "bias": packed(bias)}
