@@ -106,6 +106,7 @@ const begin = (el, tell, ratio, set, refuse) => {
       const size = parseFloat(getComputedStyle(el).fontSize) * (width < 500 ? 0.75 : 0.85);
       g.font = `${size}px ${getComputedStyle(el).fontFamily}`;
       g.lineJoin = "round";
+      g.unit = Math.max(1, size / 14);  // of widths of lines, on a wall
       const colours = course.palette(el);
       el.style.setProperty("--accent", colours.blue);
       try {
@@ -237,7 +238,7 @@ course.line = (g, points, colour, width = 2, dash = []) => {
   g.beginPath();
   points.forEach(([x, y], i) => (i ? g.lineTo(x, y) : g.moveTo(x, y)));
   g.strokeStyle = colour;
-  g.lineWidth = width;
+  g.lineWidth = width * g.unit;
   g.setLineDash(dash);
   g.stroke();
   g.setLineDash([]);
@@ -254,12 +255,12 @@ course.band = (g, upper, lower, colour, alpha) => {
 
 course.dot = (g, x, y, radius, colour, ring = null) => {
   g.beginPath();
-  g.arc(x, y, radius, 0, 2 * Math.PI);
+  g.arc(x, y, radius * g.unit, 0, 2 * Math.PI);
   g.fillStyle = colour;
   g.fill();
   if (!ring) return;
   g.strokeStyle = ring;
-  g.lineWidth = 2;
+  g.lineWidth = 2 * g.unit;
   g.stroke();
 };
 

@@ -119,7 +119,7 @@
         course.line(g, [[bars.x(v), top], [bars.x(v), top + 4 * row - 0.4 * c.size]], v ? c.line : c.soft, 1);
         course.write(g, course.shown(v, 0), bars.x(v), top + 4 * row + 0.9 * c.size, { colour: c.soft, align: "center" });
       }
-      course.write(g, "nats", left + name - 0.5 * c.size, top + 4 * row + 0.9 * c.size, { colour: c.soft, align: "right" });
+      course.write(g, "nats", left, top + 4 * row + 0.9 * c.size, { colour: c.soft });
       [["log evidence", 0, logEvidence, c.ink, logEvidence], ["ELBO", 0, found.elbo, c.blue, found.elbo],
         ["gap KL(q‖p)", found.elbo, logEvidence, c.orange, found.gap], ["KL(p‖q)", 0, found.other, c.green, found.other],
       ].forEach(([label, from, to, colour, value], i) => {

@@ -14,6 +14,7 @@ from tests.bad_input import JUNK, refusals
 from tests.browser import artefacts, chromium, inaccessible
 from tests.jupyter_server import jupyterlab, open_in_lab
 from tools import notebook_sources
+from tools import student_version as student
 
 PAGE = explore.EXPLORE / "index.html"
 SLIDERS = {"doubt": 4, "digits": 3, "bend": 3, "elbo": 2}  # that are in view
@@ -308,12 +309,11 @@ def test_two_of_them_move_in_jupyterlab(browser, tmp_path):
         cells=cells, metadata={"kernelspec": notebook_sources.KERNEL}
     )
     nbformat.write(notebook, tmp_path / "moves.ipynb")
-    env = {"PYTHONPATH": str(explore.EXPLORE.parent)}
+    env = student.alone(explore.EXPLORE.parent)
     with jupyterlab(tmp_path, tmp_path / "state", env=env) as address:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         open_in_lab(page, address, "moves.ipynb")
         page.locator(".jp-Notebook .jp-Cell").first.click()
-        page.keyboard.press("Control+Shift+ArrowDown")
         for _ in cells:
             page.keyboard.press("Shift+Enter")
         for name, where in (("digits", "z = ("), ("doubt", "points")):
