@@ -17,7 +17,7 @@ from tools import notebook_sources
 from tools import student_version as student
 
 PAGE = explore.EXPLORE / "index.html"
-SLIDERS = {"doubt": 4, "digits": 3, "bend": 3, "elbo": 2}  # that are in view
+SLIDERS = {"doubt": 4, "digits": 3, "bend": 3, "noise": 3, "elbo": 2}  # that are in view
 browser_test = pytest.mark.browser
 
 test_a_bad_name_is_refused = refusals(
@@ -115,6 +115,21 @@ def test_the_flow_has_the_log_densities_of_pytorch(visit):
     )
     assert np.allclose(log_q, check["log_q"], rtol=1e-5, atol=1e-4) and np.std(log_q) > 1
     assert np.abs(np.array(path) - np.array(check["path"])[:, 0]).max() < 1e-5
+
+
+@browser_test
+def test_both_denoisers_guess_as_pytorch_does(visit):
+    check = data("noise")["check"]
+    found = visit().evaluate(
+        """({ z, sigmas }) => {
+          const net = course.noise.load(course.data.noise);
+          return ["learnt", "exact"].map((name) =>
+            sigmas.map((sigma) => z.map((place) => course.noise[name](net, place, sigma))));
+        }""",
+        {key: check[key] for key in ("z", "sigmas")},
+    )
+    for name, guesses in zip(("learnt", "exact"), found, strict=True):
+        assert np.abs(np.array(guesses) - check[name]).max() < 1e-4, name
 
 
 @browser_test
@@ -268,7 +283,7 @@ DAMAGE = {
 
 @browser_test
 @pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("name", ["digits", "bend"])
+@pytest.mark.parametrize("name", ["digits", "bend", "noise"])
 def test_damaged_data_leave_one_sentence(visit, tmp_path, name, damage):
     shutil.copytree(explore.EXPLORE, tmp_path, dirs_exist_ok=True)
     path = tmp_path / f"{name}.data.js"

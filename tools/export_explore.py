@@ -1,6 +1,6 @@
 """Write the data of the explorables in explore/ from runs of the notebooks themselves.
 
-    python -m tools.export_explore [digits] [bend] [pictures]
+    python -m tools.export_explore [digits] [bend] [noise] [pictures]
 
 Each notebook is run, as it stands, up to the cell that defines what is exported; a cell that stores
 it is added. NAME.data.js then assigns weights (in base 64), and values that PyTorch found, to
@@ -45,6 +45,15 @@ stored |= {"flip": torch.tensor([l.flip for l in layers]), "x": far_too,
            "shift": realnvp_flow.shift, "scale": realnvp_flow.scale,
            "log_q": realnvp_flow.log_prob(far_too)}
 stored["path"] = torch.stack(stages(realnvp_flow, torch.tensor([[0.5, -1.0]], device=device)))
+"""
+NOISE = """
+stored = {n: v for n, v in denoiser.net.named_parameters()}
+some = levels(6)[1:].float()
+places = torch.cartesian_prod(torch.linspace(-1.5, 2.5, 5), torch.linspace(-1, 1.5, 4)).to(device)
+stored |= {"centre": centre, "scale": torch.tensor(scale), "noise": torch.tensor(NOISE),
+           "top": torch.tensor(TOP), "sigmas": some, "z": places,
+           "learnt": torch.stack([denoiser(places, v) for v in some.tolist()]),
+           "exact": torch.stack([exact_denoiser(places, v) for v in some.tolist()])}
 """
 STORE = """
 import numpy
@@ -133,12 +142,21 @@ def bend() -> dict:
     }
 
 
+def noise() -> dict:
+    """The denoiser of section 3 of the notebook on diffusion."""
+    found = ran("outlook", "losses = train(denoiser, score_matching, x_train)", NOISE)
+    weights = {name: packed(array) for name, array in found.items() if "." in name}
+    settings = {key: found[key].tolist() for key in ("centre", "scale", "noise", "top")}
+    check = {key: found[key].tolist() for key in ("sigmas", "z", "learnt", "exact")}
+    return {"weights": weights, "hidden": len(found["0.bias"]), **settings, "check": check}
+
+
 LICENCES = {
     "digits": "Made from MNIST (Yann LeCun, Corinna Cortes, Christopher Burges), licence\n"
     "// CC BY-SA 3.0: https://creativecommons.org/licenses/by-sa/3.0/. Changes: digits sampled to\n"
     "// black and white; weights and codes of a network trained on them.",
 }
-EXPORTS: dict[str, Callable[[], dict]] = {"digits": digits, "bend": bend}
+EXPORTS: dict[str, Callable[[], dict]] = {"digits": digits, "bend": bend, "noise": noise}
 
 
 def pictures() -> None:
