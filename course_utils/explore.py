@@ -65,6 +65,6 @@ def explore(name: str, start: Any = None) -> Any:
 
         def _repr_mimebundle_(self, **options: Any) -> tuple[dict, dict]:
             data, metadata = super()._repr_mimebundle_(**options)
-            return data | {"text/html": html}, metadata
+            return data | {"text/plain": f"explorable: {name}", "text/html": html}, metadata
 
     return Explorable(start=start)

@@ -2,7 +2,7 @@
 "use strict";
 
 {
-  const LINES = course.steps(-2.5, 2.5, 11), FINE = 141, CLOUD = 500, TAIL = -Math.log(2 * Math.PI);
+  const LINES = course.steps(-2.5, 2.5, 11), CLOUD = 500, TAIL = -Math.log(2 * Math.PI);
 
   const load = (data) => {
     const w = Object.fromEntries(Object.entries(data.weights).map(([name, text]) => [name, course.floats(text)]));
@@ -73,9 +73,6 @@
     ratio: (width) => (width < 600 ? 1.75 * width : 0.62 * width),
   }, (figure) => {
     const net = load(course.data.bend);
-    const ends = (a, b) => course.steps(0, 2.5, FINE).map((v) => [a * v, b]);
-    const lines = LINES.flatMap((v) => [[1, 0], [-1, 0]].flatMap(([a]) => [ends(a, v), ends(a, v).map(([p, q]) => [q, p])]))
-      .map((line) => ({ part: quadrant(line[1]), stages: line.map((z) => path(net, z)) }));
     const normals = course.normals(3, 2 * CLOUD);
     const cloud = Array.from({ length: CLOUD }, (_, i) => path(net, [normals[2 * i], normals[2 * i + 1]]));
     // What each stage needs to be seen whole: a centre and half a width.
@@ -84,6 +81,18 @@
       const [low, high] = [seen.map((v) => v[2]), seen.map((v) => v.at(-3))];
       return { centre: low.map((v, d) => (v + high[d]) / 2), half: 0.62 * Math.max(...low.map((v, d) => high[d] - v)) };
     });
+    // Half lines of a grid, with more points wherever a stage stretches them.
+    const apart = (a, b) => Math.max(...a.map((p, k) => Math.hypot(p[0] - b[k][0], p[1] - b[k][1]) / views[k].half));
+    const refined = (a, b, depth) => {
+      if (!depth || apart(a, b) < 0.05) return [b];
+      const middle = path(net, [0, 1].map((d) => (a[0][d] + b[0][d]) / 2));
+      return [...refined(a, middle, depth - 1), ...refined(middle, b, depth - 1)];
+    };
+    const half = (at) => {
+      const places = course.steps(0, 2.5, 26).map((v) => path(net, at(v)));
+      return { part: quadrant(at(1)), stages: places.flatMap((b, i) => (i ? refined(places[i - 1], b, 7) : [b])) };
+    };
+    const lines = LINES.flatMap((v) => [1, -1].flatMap((sign) => [half((u) => [sign * u, v]), half((u) => [v, sign * u])]));
     let shown = 0, z = model.get("start") ?? [0.5, -1], stages = path(net, z), at = null;
 
     const layers = figure.range("Layers applied", { min: 0, max: net.n, step: 1, value: 0,

@@ -127,8 +127,9 @@
         g.fillStyle = colour;
         g.fillRect(a, y + 0.2 * c.size, Math.max(1.5, b - a), row - 1 * c.size);
         course.write(g, label, left + name - 0.5 * c.size, y + 0.9 * c.size, { colour: c.ink, align: "right", base: "middle" });
-        course.write(g, course.shown(value), from === 0 && to > 0 || from !== 0 ? b + 6 : bars.x(0) + 6, y + 0.9 * c.size,
-          { colour: c.ink, base: "middle" });
+        const off = to > 0.7 * high;  // no room, or off the scale
+        course.write(g, course.shown(value) + (to > high ? " →" : ""), off ? a - 6 : Math.max(b, from ? 0 : bars.x(0)) + 6, y + 0.9 * c.size,
+          { colour: c.ink, base: "middle", align: off ? "right" : "left" });
       });
       course.line(g, [[bars.x(logEvidence), top], [bars.x(logEvidence), top + 3 * row]], c.ink, 1.5, [4, 4]);
       return `q has mean ${course.shown(m)} and standard deviation ${course.shown(s)}. The ELBO is ${nats(found.elbo)}, ${nats(found.gap)} `

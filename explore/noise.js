@@ -90,7 +90,7 @@
     const fields = [(z, s) => exact(net, z, s), (z, s) => learnt(net, z, s)];
     // The points of each field, computed when first shown; thirty at a time, so that no hand waits.
     const flows = [[], []];
-    let which = 0, level = model.get("start") ?? 45, chosen = [0.5, 0.25], at = null, job = 0;
+    let which = 0, level = model.get("start") ?? 45, chosen = [-0.5, -0.5], at = null, job = 0;
     const fill = () => {
       clearTimeout(job);
       const mine = flows[which];
@@ -102,7 +102,7 @@
     (v) => { level = v; });
     figure.choice("Points flow along", ["the exact field", "the learnt field"], 0, (i) => { which = i; fill(); });
     const put = (z) => {
-      chosen = z.map((v, k) => course.clamp(v, ...Object.values(VIEW)[k]));
+      chosen = z;
       sliders.forEach((slider, k) => slider.set(chosen[k]));
     };
     const sliders = ["x", "y"].map((axis, k) => figure.range(`z${"₁₂"[k]} of the chosen place`, { min: VIEW[axis][0], max: VIEW[axis][1],
@@ -120,7 +120,7 @@
     fill();
 
     return (g, width, height, c) => {
-      const sigma = sigmas[Math.min(level, CUT - 1)], top = 2 * c.size, left = 2.2 * c.size;
+      const sigma = sigmas[Math.min(level, CUT - 1)], top = 2 * c.size, left = 2.8 * c.size;
       // The view widens with the noise.
       const wide = 1 + 1.6 * sigmas[level];
       const span = ([a, b]) => [0.5, -0.5].map((v) => (a + b) / 2 - v * (b - a) * wide);
@@ -131,6 +131,8 @@
         .filter((v) => Math.abs(v - middle[k]) < 0.95 * half[k]);
       at = course.axes(g, c, { left, top, ...room }, { x: [middle[0] - half[0], middle[0] + half[0]], y: [middle[1] - half[1], middle[1] + half[1]],
         xTicks: ticks(0), yTicks: ticks(1), xLabel: "z₁", yLabel: width < 500 ? "" : "z₂" });
+      sliders.forEach(({ input }, k) => Object.assign(input, { min: (middle[k] - half[k]).toFixed(1), max: (middle[k] + half[k]).toFixed(1) }));
+      put(chosen.map((v, k) => course.clamp(v, middle[k] - half[k], middle[k] + half[k])));
       const spot = (z) => [at.x(z[0]), at.y(z[1])];
       const arrow = (from, to, colour, thick) => {
         const [a, b] = [spot(from), spot(to)], long = Math.hypot(b[0] - a[0], b[1] - a[1]), head = Math.min(0.5 * long, (thick + 2) * 2 * g.unit);
