@@ -163,7 +163,8 @@
       return `${points.length || "No"} point${points.length === 1 ? "" : "s"}. At x = ${course.shown(probe)}, 90 % of the functions lie between ${span(variance)}, `
         + `and 90 % of new measurements between ${span(variance + settings.noise ** 2)}. Of the variance there, ${Math.round(100 * share)} % `
         + `is epistemic (more points would remove it) and ${Math.round(100 * (1 - share))} % aleatoric (noise)`
-        + (points.length ? `. The log evidence of these points is ${course.shown(found.evidence)} nats.` : ".");
+        + (points.length ? `. The log evidence of these points is ${course.shown(found.evidence)} nats. Chosen is point ${chosen + 1}, `
+          + `at (${points[chosen].map((v) => course.shown(v)).join(", ")}).` : ".");
     };
   });
 
