@@ -98,13 +98,14 @@ MATHJAX = {
 
 
 def copy_files(app, error) -> None:
-    """Put MathJax with its font, and the slides, beside the pages."""
+    """Put MathJax with its font, explorables and slides beside the pages."""
     if error or app.builder.name != "html":
         return
     out = Path(app.outdir)
     for package, ignore in MATHJAX.items():
         target = out / "_static" / Path(package).name
         shutil.copytree(PACKAGES / package, target, ignore=ignore, dirs_exist_ok=True)
+    shutil.copytree(DOCS.parent / "explore", out / "explore", dirs_exist_ok=True)
     (out / "slides").mkdir(exist_ok=True)
     for name in SLIDES:
         shutil.copy(DOCS.parent / "slides" / name, out / "slides")

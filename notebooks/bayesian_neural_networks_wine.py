@@ -39,7 +39,6 @@ import functools
 import math
 import time
 
-import ipywidgets
 import matplotlib.pyplot as plt
 import pyro
 import pyro.distributions as dist
@@ -56,6 +55,7 @@ from course_utils import progress
 from course_utils.checks import wine as checks
 from course_utils.data import duplicate_groups, load_wine_quality, split_indices
 from course_utils.data.posteriors import load_posteriors
+from course_utils.explore import explore
 from course_utils.metrics import mean_and_error, mixture_crps, mixture_log_density, rmse
 from course_utils.plotting import PALETTE, plot_intervals, plot_loss, use_course_style
 from course_utils.predictions import answer, predict
@@ -569,19 +569,11 @@ answer(
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # With small scales the functions are nearly straight. With large ones they jump. Now move the
-# slider yourself.
-
+# slider of the first layer yourself; this network has the same units, and keeps those that it drew.
+# Then click into the plane: what do points do to the functions? (Section 7 names the two colours.)
 
 # %% jupyter={"source_hidden": true}
-def show_prior(factor):
-    """The figure of the slider."""
-    fig, ax = plt.subplots(figsize=(6, 3))
-    draw_prior(round(factor, 2), ax)
-    plt.show()
-
-
-slider = ipywidgets.FloatLogSlider(value=1, min=-1, max=1.5, step=0.1, description="scale ×")
-_ = ipywidgets.interact(show_prior, factor=slider)
+explore("doubt", {"points": [], "settings": {"wiggle": 1, "scale": 1}})
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 5 Variational Bayes, by hand

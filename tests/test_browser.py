@@ -98,6 +98,20 @@ def dead_sliders(page, wanted: int) -> list[str]:
     return dead
 
 
+def dead_explorables(page, wanted: int) -> list[str]:
+    """Explorables that are not there, or whose sentence stays the same when a slider is moved."""
+    figures = page.query_selector_all(".jp-OutputArea-output .explorable")
+    dead = ["missing"] * (wanted - len(figures))
+    for figure in figures:
+        said = figure.query_selector("[role=status]")
+        before = said.inner_text()
+        figure.query_selector("input[type=range]").press("PageUp")
+        page.wait_for_timeout(2000)
+        if said.inner_text() == before or not before:
+            dead.append(before)
+    return dead
+
+
 def untold_pictures(cells: list[nbformat.NotebookNode]) -> list[str]:
     """Code cells that draw a picture, with no sentence among the three cells above and below.
 
@@ -131,6 +145,7 @@ def visit(path: Path, state: Path) -> dict[str, list]:
         dialogs = [dialog.inner_text() for dialog in page.query_selector_all(".jp-Dialog")]
         page.screenshot(path=artefacts("browser") / f"{path.stem}-end.png")
         sliders = sum(len(re.findall(r"ipywidgets\.\w*Slider\(", cell.source)) for cell in code)
+        explorables = sum(len(re.findall(r"\bexplore\(", cell.source)) for cell in code)
         wrong = {
             "not executed": [n for n, cell in enumerate(code, 1) if cell.execution_count != n],
             "failed": [o.evalue for o in outputs if o.output_type == "error"] + dialogs,
@@ -139,6 +154,7 @@ def visit(path: Path, state: Path) -> dict[str, list]:
             "picture": page.eval_on_selector_all(".jp-Notebook img", BROKEN),
             "untold picture": untold_pictures(saved.cells),
             "slider": dead_sliders(page, sliders),
+            "explorable": dead_explorables(page, explorables),
             "inaccessible": inaccessible(page, context=CONTENT),
         }
         page.screenshot(path=artefacts("browser") / f"{path.stem}-sliders.png")
@@ -161,7 +177,7 @@ dot = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
 _ = ipywidgets.interact(lambda x: Image(dot), x=ipywidgets.FloatSlider(0))"""),
-    ("code", ""), ("code", ""), ("code", "Image(dot)"),
+    ("code", "# explore()"), ("code", ""), ("code", "Image(dot)"),
     ("code", "from IPython.display import HTML\nHTML('<button></button>')"),
     ("code", "1 / 0"),
     ("code", "1"),

@@ -93,9 +93,10 @@ def test_a_notebook_can_be_read_and_opened_elsewhere(pages, name):
 def test_the_catalogue_chooses_the_repository_and_badges_stay_off_the_site(
     tmp_path, monkeypatch, repository
 ):
-    for name in ("docs", "notebooks"):
+    for name in ("docs", "notebooks", "explore"):
         (tmp_path / name).mkdir()
-    (tmp_path / "docs" / "index.md").touch()
+    for name in ("docs/index.md", "docs/explore.md", "explore/index.html"):
+        (tmp_path / name).touch()
     published = f"[published]\nrepository = {repository!r}\nbranch = 'main'\n"
     (tmp_path / "notebooks" / "catalogue.toml").write_text(published, "utf-8")
     badges = fill_pages.badges(catalogue.Published(repository, "main", ""))

@@ -55,6 +55,15 @@ def hang(notebook: nbformat.NotebookNode, path: Path) -> None:
             cell.source = cell.source.replace(f"attachment:{name}", file.name)
 
 
+def embed(figures: Path, page: Path) -> None:
+    """Put the parts of the page of explorables, each between its marks, into a page of the site."""
+    text = page.read_text(encoding="utf-8")
+    code = figures.read_text(encoding="utf-8").replace('src="', 'src="../explore/')
+    for name, part in re.findall(r"<!-- (\w+) -->\n(.*?)<!-- /\1 -->", code, re.DOTALL):
+        text = text.replace("{{" + name + "}}", part)
+    page.write_text(text, encoding="utf-8")
+
+
 def lay_out(folder: Path) -> None:
     """Copy the repository into a folder as Sphinx should read it; the README becomes the index."""
     shutil.copytree(ROOT, folder, ignore=ELSEWHERE, dirs_exist_ok=True)
@@ -70,6 +79,7 @@ def lay_out(folder: Path) -> None:
     readme = marked.fill(readme, {fill_pages.BADGES: ""})  # their pictures come from elsewhere
     (folder / "index.md").write_text(f"{readme}\n{contents}", encoding="utf-8")
     (folder / "docs" / "index.md").unlink()
+    embed(folder / "explore" / "index.html", folder / "docs" / "explore.md")
     for path in folder.rglob("*.md"):
         text = path.read_text(encoding="utf-8")
         text = re.sub(r"(\]\((?:\.\./)*)README\.md", r"\1index.md", text)

@@ -20,7 +20,15 @@ from tools import catalogue, create_venv, notebook_sources, run_notebook
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "build" / "student"
 NEEDED = (
-    *("course_utils", "data", "LICENSE", "LICENSE-CONTENT", "environment.yml", "constraints.txt"),
+    *(
+        "course_utils",
+        "data",
+        "explore",
+        "LICENSE",
+        "LICENSE-CONTENT",
+        "environment.yml",
+        "constraints.txt",
+    ),
     *("pyproject.toml", "setup.py", "tools/create_venv.py", "notebooks/START.md"),
     "notebooks/catalogue.toml",  # of which exercises there are
     *(".gitattributes", ".gitignore"),  # for a repository that a Hub pulls
