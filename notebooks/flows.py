@@ -58,6 +58,7 @@ from torch import Tensor, nn
 from course_utils import progress
 from course_utils.checks import flows as checks
 from course_utils.data import make_two_moons, two_moons_log_prob
+from course_utils.explore import explore
 from course_utils.metrics import mean_and_error
 from course_utils.plotting import PALETTE, plot_density, use_course_style
 from course_utils.predictions import answer, predict
@@ -450,7 +451,7 @@ _ = right.set_title("the density to find")
 _ = fig.colorbar(right.images[-1], ax=right, shrink=0.75, label="per unit area")
 
 # %% [markdown]
-# Left what the models see, right what they should find. One Gaussian misses it by more than one and
+# Right: what they should find. One Gaussian misses it by more than one and
 # a half nats: every model has to beat that, and none can beat zero.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
@@ -1116,6 +1117,12 @@ first, *others = (each.quantize(palette=palette, dither=0) for each in frames)
 film, pause = io.BytesIO(), [500] * 8 + [2500]  # milliseconds
 first.save(film, "GIF", save_all=True, append_images=others, duration=pause, loop=0)
 display(Image(film.getvalue(), format="gif", alt="The cloud becomes two moons, layer by layer."))
+
+# %% [markdown]
+# By hand: drag the point.
+
+# %% jupyter={"source_hidden": true}
+explore("bend")
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # And the density? The flow knows it at every point, and here we know the truth, too. So the gap of
@@ -2830,6 +2837,11 @@ assert abs(loss.item() - math.log(2)) < 0.1
 # The ELBO finds one mode and is blind to the other; the price is $\log 2$ nats, and no weight warns
 # where $q$ never draws. Maximum likelihood covers both, and puts most of its mass where there is
 # none. A flow trained by the ELBO can miss modes, too; several starts and a mixture base help.
+#
+# Drag $q$:
+
+# %% jupyter={"source_hidden": true}
+explore("elbo")
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 13 VAE, flow, and when to use which

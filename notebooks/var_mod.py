@@ -40,7 +40,6 @@ import copy
 import itertools
 import math
 
-import ipywidgets
 import matplotlib.pyplot as plt
 import pyro
 import pyro.distributions as dist
@@ -55,6 +54,7 @@ from torch.utils.data import DataLoader
 from course_utils import progress
 from course_utils.checks import vae as checks
 from course_utils.data import load_mnist
+from course_utils.explore import explore
 from course_utils.metrics import mean_and_error
 from course_utils.plotting import PALETTE, plot_images, use_course_style
 from course_utils.predictions import answer, predict
@@ -807,23 +807,11 @@ assert abs(told["other test digits"] - 0.5) < 0.1 < told["VAE + prior"] - 0.5, E
 # Both are found out, the autoencoder no more often than the VAE: given a density of its codes, it
 # draws as well. But the VAE needed none, pays a finite price for its codes, and has a score.
 #
-# Move through the plane yourself:
+# Move through the plane yourself: drag $z$, or walk from one digit to another. (The plane is
+# that of seed 0; yours may differ.)
 
-
-# %%
-def explore(z1, z2):
-    """Show the pixel means at one point of the latent plane."""
-    with torch.no_grad():
-        image = flat.decoder(torch.tensor([[z1, z2]], device=device)).sigmoid()
-    plt.figure(figsize=(2, 2))
-    plot_images(image, rows=1).set_title(f"z = ({z1:.1f}, {z2:.1f})")
-    plt.show()
-
-
-slider = {"min": -2.5, "max": 2.5, "step": 0.1}
-_ = ipywidgets.interact(
-    explore, z1=ipywidgets.FloatSlider(0, **slider), z2=ipywidgets.FloatSlider(0, **slider)
-)
+# %% jupyter={"source_hidden": true}
+explore("digits")
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 7 The score

@@ -1,4 +1,4 @@
-"""The notebooks as a student meets them: JupyterLab in a real browser, Run All Cells, sliders.
+"""The notebooks as a student meets them: JupyterLab in a real browser, Run All Cells, explorables.
 
 What is run is the version without solutions, untouched, in its own folder and with its own
 course_utils and data; only the seed is another one (``benchmarks/SEEDS.md`` has ten). What is
@@ -6,14 +6,12 @@ wrong is seen in the file that Lab saves and in the page. Screenshots are kept i
 (or below ``COURSE_ARTEFACTS``).
 """
 
-import contextlib
 import re
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
 import pytest
-from playwright.sync_api import TimeoutError
 
 from tests.browser import MATHEMATICS, artefacts, chromium, inaccessible
 from tests.jupyter_server import jupyterlab, open_in_lab
@@ -23,13 +21,12 @@ from tools import student_version as student
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 IDLE = ".jp-Notebook-ExecutionIndicator[data-status=idle]"
-# What the course writes and draws; the rest of the page is Lab's frame and its editors. Two faults
-# no course can mend: ipywidgets gives the handle of a slider no name for a screen reader, and Lab
-# writes no alternative text to a picture that a cell draws, whatever its metadata say. So there is
-# a sentence beside each such picture that says what it shows, see untold_pictures.
+# What the course writes and draws; the rest is the frame and the editors of Lab. One fault no
+# course can mend: Lab writes no alternative text to a picture that a cell draws, whatever its
+# metadata say. So there is a sentence beside each that says what it shows, see untold_pictures.
 CONTENT = {
     "include": [[".jp-MarkdownOutput"], [".jp-OutputArea-output"]],
-    "exclude": [[".noUi-handle"], [".jp-RenderedImage > img"]],
+    "exclude": [[".jp-RenderedImage > img"]],
 }
 
 # Every change of an output is looked at, so that no state of a progress bar is missed.
@@ -48,13 +45,6 @@ FINISHED = """() => {
   const prompts = [...document.querySelectorAll(".jp-CodeCell .jp-InputPrompt")]
     .map((prompt) => prompt.textContent).join();
   return !prompts.includes("*") && /\\d/.test(prompts) || document.querySelector(".jp-Dialog");
-}"""
-
-# Another picture beside a slider than before.
-CHANGED = """([slider, before]) => {
-  const images = slider.closest(".jp-OutputArea-output").querySelectorAll("img");
-  const now = [...images].map((image) => image.src).join();
-  return now !== before && now;
 }"""
 
 # Pictures that cannot be shown.
@@ -78,24 +68,6 @@ def run_and_save(page, path: Path) -> nbformat.NotebookNode:
         menu(page, "File", "Save Notebook")
         page.wait_for_selector(".lm-TabBar-tab.jp-mod-dirty", state="detached")
     return nbformat.read(path, as_version=4)
-
-
-def dead_sliders(page, wanted: int) -> list[str]:
-    """Sliders that are not there, do not move, or whose picture stays the same."""
-    handles = page.query_selector_all(".jp-OutputArea-output [role=slider]")
-    dead = ["missing"] * (wanted - len(handles))
-    for handle in handles:
-        handle.scroll_into_view_if_needed()
-        value, before = handle.get_attribute("aria-valuenow"), page.evaluate(CHANGED, [handle, ""])
-        handle.focus()
-        for _ in range(5):
-            page.keyboard.press("ArrowRight")
-        with contextlib.suppress(TimeoutError):
-            page.wait_for_function(CHANGED, arg=[handle, before], timeout=30_000)
-        changed = page.evaluate(CHANGED, [handle, before])
-        if handle.get_attribute("aria-valuenow") == value or not changed:
-            dead.append(f"at {value}")
-    return dead
 
 
 def dead_explorables(page, wanted: int) -> list[str]:
@@ -144,7 +116,6 @@ def visit(path: Path, state: Path) -> dict[str, list]:
         page.wait_for_function("[...document.images].every((image) => image.complete)")
         dialogs = [dialog.inner_text() for dialog in page.query_selector_all(".jp-Dialog")]
         page.screenshot(path=artefacts("browser") / f"{path.stem}-end.png")
-        sliders = sum(len(re.findall(r"ipywidgets\.\w*Slider\(", cell.source)) for cell in code)
         explorables = sum(len(re.findall(r"\bexplore\(", cell.source)) for cell in code)
         wrong = {
             "not executed": [n for n, cell in enumerate(code, 1) if cell.execution_count != n],
@@ -153,11 +124,10 @@ def visit(path: Path, state: Path) -> dict[str, list]:
             "mathematics": page.evaluate(MATHEMATICS, ".jp-MarkdownOutput"),
             "picture": page.eval_on_selector_all(".jp-Notebook img", BROKEN),
             "untold picture": untold_pictures(saved.cells),
-            "slider": dead_sliders(page, sliders),
             "explorable": dead_explorables(page, explorables),
             "inaccessible": inaccessible(page, context=CONTENT),
         }
-        page.screenshot(path=artefacts("browser") / f"{path.stem}-sliders.png")
+        page.screenshot(path=artefacts("browser") / f"{path.stem}-explorables.png")
         states = page.evaluate("Math.max(0, ...Object.values(progress).map((each) => each.size))")
         wrong["bar does not move"] = [] if states >= 3 else [states]
         here = re.compile(
@@ -171,12 +141,12 @@ FAULTY = (
     ("markdown", "A formula $\\frac{1$ and pictures <img src='a.png'> ![b](http://x.invalid/b.png)"),
     ("code", "from tqdm import tqdm\nfor _ in tqdm(range(1)): pass"),
     ("code", """
-import ipywidgets, base64
+import base64
 from IPython.display import Image
 dot = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
-_ = ipywidgets.interact(lambda x: Image(dot), x=ipywidgets.FloatSlider(0))"""),
+Image(dot)"""),
     ("code", "# explore()"), ("code", ""), ("code", "Image(dot)"),
     ("code", "from IPython.display import HTML\nHTML('<button></button>')"),
     ("code", "1 / 0"),
