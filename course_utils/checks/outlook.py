@@ -204,12 +204,10 @@ def check_denoising_loss(answer: Any) -> Verdict:
     traps = [
         (loss(lambda s, k: 1 + 0 * s), "the weight is missing."),
         (loss(lambda s, k: (s * k) ** 2 / (s**2 + k**2)), "the weight is upside down."),
-        (loss(lambda s, k: (s**2 + k**2).sqrt() / (s * k)), "the errors are squared: is the weight?"),
-        (loss(lambda s, k: 1 / s**2), "with this weight F = 0 does not cost 1 where sigma is large."),
-        (loss(lambda s, k: 1 / k**2 + 0 * s), "with this weight F = 0 does not cost 1 where sigma is "
-         "small."),
-        (loss(lambda s, k: 1 / (s**2 + k**2)), "that is the variance of z: what is that of x, given "
-         "z?"),
+        (loss(lambda s, k: (s**2 + k**2).sqrt() / (s * k)), "errors are squared; is the weight?"),
+        (loss(lambda s, k: 1 / s**2), "F = 0 does not cost 1 where sigma is large."),
+        (loss(lambda s, k: 1 / k**2 + 0 * s), "F = 0 does not cost 1 where sigma is small."),
+        (loss(lambda s, k: 1 / (s**2 + k**2)), "that is the variance of z, not of x given z."),
         (loss(lambda s, k: s**2 + k**2), "that weight grows with sigma: does F = 0 cost 1?"),
         (loss(see=lambda x, s, e: x), "the denoiser sees no noise."),
         (loss(see=lambda x, s, e: x + e), "the noise has the wrong level."),
