@@ -4,7 +4,8 @@
 #
 # {{picture}}
 #
-# **Blur two moons until nothing is left of them. Can you walk back?** Today's image generators do just
+# **Blur two moons until nothing is left of them. Can you walk back?** Today's image generators do
+# just
 # that. Here the best way back is known exactly, so you will see what a network has learnt of it,
 # and what it has not.
 
@@ -52,9 +53,11 @@ from torch import Tensor, nn
 from course_utils import progress
 from course_utils.checks import outlook as checks
 from course_utils.data import make_two_moons, two_moons_log_prob
+from course_utils.explore import explore
 from course_utils.metrics import mean_and_error
 from course_utils.plotting import PALETTE, use_course_style
 from course_utils.predictions import answer, predict
+from course_utils.results import publish
 from course_utils.runtime import bar, get_device, seed_everything, set_threads
 from course_utils.validation import is_number, is_whole, require
 
@@ -89,7 +92,8 @@ use_course_style()
 # ## 1 Moons that melt
 # A point $x$ of two moons, two half circles blurred by a little noise, $\nu = 0.05$. We add more:
 # $$z = x + \sigma\,\varepsilon, \qquad \varepsilon \sim N(0, I).$$
-# $\sigma$ is the **noise level**. Gaussian noise on top of Gaussian noise is Gaussian noise of variance
+# $\sigma$ is the **noise level**. Gaussian noise on top of Gaussian noise is Gaussian noise of
+# variance
 # $\nu^2 + \sigma^2$. So the density of $z$, called $p_\sigma$, is that of blurrier moons: known.
 
 
@@ -120,7 +124,8 @@ predict("far_guess", "on the moon nearest to z", "near the centre of all data", 
 # known. If we knew the point $c$ on the half circle from which $x$ came, two Gaussians would give
 # $$E[x \mid z, c] = \frac{\nu^2 z + \sigma^2 c}{\nu^2 + \sigma^2}.$$
 # We do not know $c$, so we average over it. Each $c$ weighs as much as it explains $z$, that is,
-# $N(z; c, (\nu^2 + \sigma^2) I)$. An integral over one angle, done by quadrature: a sum over a few hundred points $c$.
+# $N(z; c, (\nu^2 + \sigma^2) I)$. An integral over one angle, done by quadrature: a sum over a
+# few hundred points $c$.
 # The same weights give the covariance of $x$.
 
 
@@ -160,7 +165,7 @@ def exact_denoiser(z: Tensor, sigma: float) -> Tensor:
     return exact(z, sigma)[0].to(z.dtype)
 
 
-# %% tags=["picture-first"] jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"} alt="Four heat maps of the moons at noise levels 0, 0.1, 0.3 and 1: two sharp arcs, two soft ones, one cloud with two lobes, one round cloud. Orange arrows lead from points around to their best guesses: first onto the arcs, at last all to the middle."
+# %% tags=["picture-first", "picture-noise"] jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"} alt="Four heat maps of the moons at noise levels 0, 0.1, 0.3 and 1: two sharp arcs, two soft ones, one cloud with two lobes, one round cloud. Orange arrows lead from points around to their best guesses: first onto the arcs, at last all to the middle."
 fig, axes = plt.subplots(1, 4, figsize=(12, 3.1))
 for ax, sigma in zip(axes, (0.0, 0.1, 0.3, 1.0), strict=True):
     half = 1.7 + 1.5 * sigma
@@ -188,7 +193,8 @@ assert (away < 0.3).all(), EXPECTED
 # Arrows lead from $z$ to $\hat x$. With little noise they go to the nearest moon; with much, to the
 # centre. In between they must choose.
 #
-# **One vector, two names.** The gradient of the log density is called the **score**. (Not the number
+# **One vector, two names.** The gradient of the log density is called the **score**. (Not the
+# number
 # by which models are judged.) For Gaussian noise it is that arrow, rescaled:
 # $$\nabla_z \log p_\sigma(z) = \frac{\hat x(z, \sigma) - z}{\sigma^2}.$$
 # This is *Tweedie's formula*. Whoever denoises best knows the slope of the density. We check it
@@ -207,7 +213,8 @@ assert torch.allclose(score, (exact_denoiser(z, 0.3) - z) / 0.3**2, atol=1e-6)
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 2 A VAE with a fixed encoder
 # Now put latents behind latents. Choose levels $0 = \sigma_0 < \sigma_1 < \dots < \sigma_T$. The
-# **encoder** adds noise, step by step, and has nothing to learn. The **model** begins at the top and
+# **encoder** adds noise, step by step, and has nothing to learn. The **model** begins at the top
+# and
 # comes down to $z_0 = x$:
 #
 # | | encoder $q$, upwards | model $p$, downwards |
@@ -215,7 +222,8 @@ assert torch.allclose(score, (exact_denoiser(z, 0.3) - z) / 0.3**2, atol=1e-6)
 # | top | | $z_T \sim N(m, \sigma_T^2 I)$ |
 # | step | $z_i = z_{i-1} + \sqrt{\sigma_i^2 - \sigma_{i-1}^2}\;\varepsilon$ | $z_{i-1} \sim N(\mu_i(z_i), v_i I)$ |
 #
-# $m$ is the mean of the training points, $\sigma_T = 10$. Our levels are $\sigma = \nu \sinh u$ with
+# $m$ is the mean of the training points, $\sigma_T = 10$. Our levels are $\sigma = \nu \sinh u$
+# with
 # equally spaced $u$: fine steps near the data, growing ones far away.
 
 
@@ -231,8 +239,10 @@ print("ten steps:", " ".join(f"{sigma:.2g}" for sigma in levels(10).tolist()))
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ### Exercise 1: one step back, if x were known (10 minutes)
 # Given $x$ and $z_i$, the level below is Gaussian: $q(z_{i-1} \mid z_i, x)$. Find its mean and its
-# variance. You know two things about $z_{i-1}$: it is $x$ plus noise of variance $\sigma_{i-1}^2$, and $z_i$
-# is $z_{i-1}$ plus noise of variance $\sigma_i^2 - \sigma_{i-1}^2$. In the code, `sigma` is $\sigma_i$
+# variance. You know two things about $z_{i-1}$: it is $x$ plus noise of variance
+# $\sigma_{i-1}^2$, and $z_i$
+# is $z_{i-1}$ plus noise of variance $\sigma_i^2 - \sigma_{i-1}^2$. In the code, `sigma` is
+# $\sigma_i$
 # and `below` is $\sigma_{i-1}$.
 
 
@@ -247,13 +257,15 @@ checks.check_step_back(my_step_back)
 # %% [markdown] slideshow={"slide_type": "skip"}
 # <details><summary>Hint 1</summary>
 #
-# Two Gaussian pieces of news about one number. Which of their precisions (one over variance) add up?
+# Two Gaussian pieces of news about one number. Which of their precisions (one over variance) add
+# up?
 # </details>
 #
 # <details><summary>Hint 2</summary>
 #
 # The mean lies between $x$ and $z_i$, at a share of the way that depends on the two levels alone.
-# With `below = 0` it must be $x$, with `below = sigma` it must be $z_i$. Multiply your fraction out:
+# With `below = 0` it must be $x$, with `below = sigma` it must be $z_i$. Multiply your fraction
+# out:
 # `below = 0` must not divide by zero.
 # </details>
 
@@ -273,11 +285,13 @@ if checks.check_step_back(my_step_back):
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # The model does not know $x$. Its best mean is the same formula with $\hat x$ in place of $x$. So
-# **all there is to learn is the denoiser**. Then the bound is that of the VAE, with one divergence for
+# **all there is to learn is the denoiser**. Then the bound is that of the VAE, with one
+# divergence for
 # each level:
 # $$\text{ELBO} = E_q\Bigl[\log p(x | z_1) - \sum_{i=2}^T \mathrm{KL}\bigl(q(z_{i-1} | z_i, x)\,\|\,
 # p(z_{i-1} | z_i)\bigr)\Bigr] - \mathrm{KL}\bigl(q(z_T | x)\,\|\,p(z_T)\bigr).$$
-# All of them are between Gaussians, in closed form; the expectation is one draw for each level. (The
+# All of them are between Gaussians, in closed form; the expectation is one draw for each level.
+# (The
 # line with `luck` takes off noise of mean zero: a *control variate*, for a smaller error.)
 
 
@@ -309,7 +323,8 @@ def elbo(denoise: Callable, x: Tensor, sigmas: Tensor, variances: Tensor) -> Ten
 predict("perfect", "equal", "below, the less the more steps", "below, by the same for any T")
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# On average over the data, the gap is a divergence of whole paths $x, z_1, \dots, z_T$. Both $q$ and $p$, read downwards, are chains, so it is a
+# On average over the data, the gap is a divergence of whole paths $x, z_1, \dots, z_T$. Both $q$
+# and $p$, read downwards, are chains, so it is a
 # sum:
 # $$E[\log p_0(x) - \text{ELBO}] = \sum_{i=1}^T E\,\mathrm{KL}\bigl(q(z_{i-1} | z_i)\,\|\,
 # p(z_{i-1} | z_i)\bigr) + \mathrm{KL}\bigl(q(z_T)\,\|\,p(z_T)\bigr).$$
@@ -345,7 +360,8 @@ assert abs(entropy[0] - 0.2892) < 5e-4, EXPECTED  # as in the notebook on flows
 
 
 # %% [markdown]
-# By Bayes' theorem $H(z_{i-1} | z_i) = H(z_{i-1}) + H(z_i | z_{i-1}) - H(z_i)$. So in the sum over all
+# By Bayes' theorem $H(z_{i-1} | z_i) = H(z_{i-1}) + H(z_i | z_{i-1}) - H(z_i)$. So in the sum
+# over all
 # steps only the first and the last entropy stay.
 
 
@@ -404,19 +420,24 @@ assert found[1000, TOP]["steps"] + found[1000, TOP]["top"] < 0.01, EXPECTED
 assert found[1000, TOP]["variance"] > found[1000, TOP]["steps"], EXPECTED
 
 # %% [markdown]
-# With a thousand steps and the best variances the bound comes within 0.01 nats of the truth. The usual
-# variances cost several times as much. The estimates on test points agree: the arithmetic is complete. And the top must
+# With a thousand steps and the best variances the bound comes within 0.01 nats of the truth. The
+# usual
+# variances cost several times as much. The estimates on test points agree: the arithmetic is
+# complete. And the top must
 # be high: begin at $\sigma_T = 2$ and its part is no longer zero.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 3 A denoiser from data
 # Without the truth, only the $x$ of the training set are known. In the ELBO the denoiser enters as
-# $|\hat x - x|^2$, with a weight for each level. Squared error has the mean as its minimum: the network that predicts $x$ best predicts
+# $|\hat x - x|^2$, with a weight for each level. Squared error has the mean as its minimum: the
+# network that predicts $x$ best predicts
 # $E[x \mid z]$. So regression on noisy copies finds the score. This is **denoising score
 # matching** (Vincent 2011), and $E[x \mid z]$ was never computed.
 #
-# **A good start.** How would a network $F$ like its input and target? At every level of variance one. If the data
-# were $N(m, s^2 I)$, the best guess would be linear, $m + c_\text{skip}\,(z - m)$. Let $F$ learn the rest,
+# **A good start.** How would a network $F$ like its input and target? At every level of variance
+# one. If the data
+# were $N(m, s^2 I)$, the best guess would be linear, $m + c_\text{skip}\,(z - m)$. Let $F$ learn
+# the rest,
 # in its own unit (Karras and others 2022):
 # $$\hat x = m + c_\text{skip}\,(z - m) + c_\text{out}\,F\bigl(c_\text{in}\,(z - m),\ \sigma\bigr),$$
 # $$c_\text{skip} = \frac{s^2}{\sigma^2 + s^2}, \quad c_\text{out} = \frac{\sigma s}{\sqrt{\sigma^2 + s^2}},
@@ -457,7 +478,8 @@ class Denoiser(nn.Module):
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ### Exercise 2: the loss (10 minutes)
 # Write the loss of a batch: the mean over points and coordinates of a *weighted* squared error of
-# `denoise(z, sigma)`. Choose the weight so that no level dominates: for data $N(m, s^2 I)$ the best linear guess, $F = 0$, must cost 1 on
+# `denoise(z, sigma)`. Choose the weight so that no level dominates: for data $N(m, s^2 I)$ the
+# best linear guess, $F = 0$, must cost 1 on
 # average, at every level. `scale` is $s$.
 
 
@@ -477,7 +499,8 @@ checks.check_denoising_loss(my_loss)
 #
 # <details><summary>Hint 2</summary>
 #
-# With $F = 0$ and Gaussian data: how large is the mean squared error of a coordinate, as a function of $\sigma$ and $s$?
+# With $F = 0$ and Gaussian data: how large is the mean squared error of a coordinate, as a
+# function of $\sigma$ and $s$?
 # (It is the variance of $x$ given $z$.) One of the three $c$ is its root.
 # </details>
 
@@ -538,7 +561,8 @@ losses = train(denoiser, score_matching, x_train)
 print(f"{STEPS:,} steps in {time.perf_counter() - started:.0f} s")
 
 # %% [markdown]
-# **Predict first:** $\hat x$ of the network is compared with the exact one, their distance in units of $\sigma$. Where is it
+# **Predict first:** $\hat x$ of the network is compared with the exact one, their distance in
+# units of $\sigma$. Where is it
 # largest?
 
 # %%
@@ -577,8 +601,10 @@ peak = shown[int(np.argmax(excess))].item()
 assert 0.02 < peak < 0.6 and max(excess) < 0.05, EXPECTED
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# The loss cannot fall below its floor: noise has destroyed something, and no network gets it back. So the
-# loss alone does not say how good the network is. What is above the floor is a hundred times smaller, and
+# The loss cannot fall below its floor: noise has destroyed something, and no network gets it
+# back. So the
+# loss alone does not say how good the network is. What is above the floor is a hundred times
+# smaller, and
 # only the exact answer makes it visible. Now the picture of the arrows:
 
 # %% jupyter={"source_hidden": true} alt="Three panels at noise level 0.2: arrows of the exact denoiser, arrows of the network, which look the same, and a heat map of their distance: dark, with brighter spots between the moons and outside their ends."
@@ -604,7 +630,8 @@ axes[2].grid(False)
 
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# **The fourth part of the gap.** A wrong mean costs $|\mu_\theta - \mu|^2 / 2v_i$ at each step. It is
+# **The fourth part of the gap.** A wrong mean costs $|\mu_\theta - \mu|^2 / 2v_i$ at each step.
+# It is
 # added to the other three:
 
 
@@ -638,18 +665,23 @@ assert 0.003 < found[1000, TOP]["learning"] < 0.1, EXPECTED
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 4 Walking back
-# **The first way** is the model: draw $z_T$, then one step after the other. It is called *ancestral sampling*.
+# **The first way** is the model: draw $z_T$, then one step after the other. It is
+# called *ancestral sampling*.
 #
 # **The second way** needs no chance on the way. As $\sigma$ grows, $p_\sigma$ melts like heat:
 # $\partial p_\sigma / \partial(\sigma^2/2) = \Delta p_\sigma = -\nabla \cdot (p_\sigma \cdot (-\nabla \log p_\sigma))$.
-# The right-hand side is what becomes of a density whose points move with velocity $-\nabla \log p_\sigma$. So the blur can be had by *moving* each point
+# The right-hand side is what becomes of a density whose points move with velocity
+# $-\nabla \log p_\sigma$. So the blur can be had by *moving* each point
 # (Song and others 2021),
 # $$\frac{dz}{d\sigma} = -\sigma\,\nabla_z \log p_\sigma(z) = \frac{z - \hat x(z, \sigma)}{\sigma},$$
-# and undone by moving it back. This is the **probability-flow ODE** (ordinary differential equation).
+# and undone by moving it back. This is the **probability-flow ODE** (ordinary differential
+# equation).
 #
 # ### Exercise 3: Heun's steps (15 minutes)
-# Solve it downwards. From one level to the next, *Heun's rule* takes the slope $dz/d\sigma$ at the start, steps along it for a trial, takes the slope
-# at the trial point and the new level, and then goes from the start with the mean of both. Where the new level is 0, the second
+# Solve it downwards. From one level to the next, *Heun's rule* takes the slope $dz/d\sigma$ at
+# the start, steps along it for a trial, takes the slope
+# at the trial point and the new level, and then goes from the start with the mean of both. Where
+# the new level is 0, the second
 # slope would divide by zero: keep the trial.
 
 
@@ -670,7 +702,8 @@ checks.check_ode(my_ode)
 #
 # <details><summary>Hint 2</summary>
 #
-# The denoiser is called twice for each step, but once in the step to zero. In the second call both its
+# The denoiser is called twice for each step, but once in the step to zero. In the second call
+# both its
 # arguments are new.
 # </details>
 
@@ -705,8 +738,10 @@ def ancestral(denoise: Callable, z: Tensor, sigmas: Tensor, variance: Tensor) ->
 
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# **The judge.** Train a classifier to tell samples from data, as in the notebook on flows. Its accuracy on
-# held-out points is one half if it cannot. Beside it: the share of points that **strayed**, to where the true density is below 0.001.
+# **The judge.** Train a classifier to tell samples from data, as in the notebook on flows. Its
+# accuracy on
+# held-out points is one half if it cannot. Beside it: the share of points that **strayed**, to
+# where the true density is below 0.001.
 
 
 # %%
@@ -724,7 +759,8 @@ def strayed(x: Tensor) -> float:
 
 
 # %% [markdown]
-# **Predict first:** ten passes of the network for each sample: ten ancestral steps, or five of Heun's. Which way strays
+# **Predict first:** ten passes of the network for each sample: ten ancestral steps, or five of
+# Heun's. Which way strays
 # more?
 
 # %%
@@ -772,21 +808,35 @@ print(f"of the part called variance, {high:.0%} is paid at levels above 1")
 assert high > 0.6
 
 # %% [markdown]
-# Two judges, two verdicts: with ten passes the ancestral steps stray more, and yet the classifier finds the ODE's
-# samples more easily. The last step of Heun's rule returns $\hat x$, a mean, so after few steps its moons are too thin. With many passes all ways become alike. What still strays is the network's doing:
-# with the exact denoiser the ODE strays as little as the data. And the variances that cost so many nats? The samples hardly show
-# it. That price is paid at high levels, and later steps forget it. A bound and an eye judge different things.
+# Two judges, two verdicts: with ten passes the ancestral steps stray more, and yet the classifier
+# finds the ODE's
+# samples more easily. The last step of Heun's rule returns $\hat x$, a mean, so after few steps
+# its moons are too thin. With many passes all ways become alike. What still strays is the
+# network's doing:
+# with the exact denoiser the ODE strays as little as the data. And the variances that cost so
+# many nats? The samples hardly show
+# it. That price is paid at high levels, and later steps forget it. A bound and an eye judge
+# different things.
+#
+# Walk back by hand. Blue arrows are the exact guess, orange ones the network's:
+
+# %% jupyter={"source_hidden": true}
+explore("noise")
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 5 A flow with infinitely many layers
 # The ODE maps data to noise, one to one. So it is a flow, and the change of variables gives its
-# density. One small step is a layer $f(z) = z + h\,v(z)$, with velocity $v$ and time $t$. Its Jacobian is
+# density. One small step is a layer $f(z) = z + h\,v(z)$, with velocity $v$ and time $t$. Its
+# Jacobian is
 # $I + h\,\partial v/\partial z$. For small $h$ only the diagonal counts in the determinant,
 # $$\log\left|\det\Bigl(I + h\,\frac{\partial v}{\partial z}\Bigr)\right| = h \sum_j \frac{\partial v_j}{\partial z_j} + O(h^2).$$
-# That sum is the **divergence** $\nabla \cdot v$. Layers add up; in the limit the sum is an integral along the path,
+# That sum is the **divergence** $\nabla \cdot v$. Layers add up; in the limit the sum is an
+# integral along the path,
 # $$\log p(x) = \log p_\text{base}(z_\text{end}) + \int \nabla \cdot v(z_t, t)\,dt.$$
-# This is a *continuous normalizing flow* (Chen and others 2018). A triangular Jacobian is no longer needed.
-# In the plane we take the divergence by autograd; in high dimension, estimates of it (Grathwohl and others 2019).
+# This is a *continuous normalizing flow* (Chen and others 2018). A triangular Jacobian is no
+# longer needed.
+# In the plane we take the divergence by autograd; in high dimension, estimates of it (Grathwohl
+# and others 2019).
 #
 # The classical Runge–Kutta rule follows the path, four evaluations for each step:
 
@@ -806,8 +856,10 @@ def solve(rate: Callable, state: Tensor, times: Tensor) -> Tensor:
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ### Exercise 4: the density (20 minutes)
-# Write the log density of `x` under such a flow. `velocity(z, t)` gives $(n, d)$, each row from its own
-# $z$; `times` leads from the data to the base; `log_base(z)` gives $(n,)$. `solve` takes a state with as many columns as you like.
+# Write the log density of `x` under such a flow. `velocity(z, t)` gives $(n, d)$, each row from
+# its own
+# $z$; `times` leads from the data to the base; `log_base(z)` gives $(n,)$. `solve` takes a state
+# with as many columns as you like.
 
 
 # %% tags=["exercise"]
@@ -821,13 +873,16 @@ checks.check_flow_log_prob(my_flow_log_prob)
 # %% [markdown] slideshow={"slide_type": "skip"}
 # <details><summary>Hint 1</summary>
 #
-# Let the state have $d + 1$ columns: the point, and the integral so far, which begins at 0. What is the rate of the last column?
+# Let the state have $d + 1$ columns: the point, and the integral so far, which begins at 0. What
+# is the rate of the last column?
 # </details>
 #
 # <details><summary>Hint 2</summary>
 #
-# `torch.autograd.grad(v[:, j].sum(), z, retain_graph=True)[0]` is $\partial v_j / \partial z$, shape
-# $(n, d)$, since rows do not see each other. Which column of it belongs to the divergence? `z` needs
+# `torch.autograd.grad(v[:, j].sum(), z, retain_graph=True)[0]` is $\partial v_j / \partial z$,
+# shape
+# $(n, d)$, since rows do not see each other. Which column of it belongs to the divergence? `z`
+# needs
 # `.detach().requires_grad_()` first, and the rate should be detached.
 # </details>
 
@@ -855,8 +910,10 @@ if checks.check_flow_log_prob(my_flow_log_prob):
     flow_log_prob = my_flow_log_prob
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# Here time is $\sigma$, and $v = (z - \hat x)/\sigma$. The base is the prior of section 2. At $\sigma = 0$ we
-# take a thousandth. For the exact denoiser the derivatives are known, too: $\partial \hat x/\partial z$ is the covariance of $x$ over $\sigma^2$.
+# Here time is $\sigma$, and $v = (z - \hat x)/\sigma$. The base is the prior of section 2. At
+# $\sigma = 0$ we
+# take a thousandth. For the exact denoiser the derivatives are known, too:
+# $\partial \hat x/\partial z$ is the covariance of $x$ over $\sigma^2$.
 
 
 # %%
@@ -897,7 +954,8 @@ def gap_to_truth(log_q: Tensor) -> tuple[float, float]:
 
 
 # %% [markdown]
-# **Predict first:** the exact field, and 40 evaluations of it, ten steps. How far is the density from the truth?
+# **Predict first:** the exact field, and 40 evaluations of it, ten steps. How far is the density
+# from the truth?
 
 # %%
 predict("forty", "about 1 nat", "a few hundredths of a nat", "less than a millionth")
@@ -929,8 +987,10 @@ assert 0.005 < abs(curves["exact field"][1][0]) < 0.1, EXPECTED
 assert 0 < diffusion_gap[0] < 0.04, EXPECTED
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# Gaps below zero? No density can beat the truth. But with finite steps the integral is not quite the determinant of the
-# map that was computed, so what comes out is not quite a density. A test of the steps: double their number.
+# Gaps below zero? No density can beat the truth. But with finite steps the integral is not quite
+# the determinant of the
+# map that was computed, so what comes out is not quite a density. A test of the steps: double
+# their number.
 #
 # The network's gap belongs beside those of the notebook on flows, over five seeds each:
 #
@@ -941,10 +1001,13 @@ assert 0 < diffusion_gap[0] < 0.04, EXPECTED
 # </details>
 #
 # ### Where the thread has gone
-# That notebook found a thin thread between the moons, the price of bounded steepness: a map that stretches by at most $L$
+# That notebook found a thin thread between the moons, the price of bounded steepness: a map that
+# stretches by at most $L$
 # leaves a minimum between two pieces. The ODE's map is a flow, too. How steep is it?
 #
-# **Predict first:** we follow points on a line from one moon to the other, and measure how much the way back stretches there, in units of a standard normal $z$. What is the largest factor, with the exact field?
+# **Predict first:** we follow points on a line from one moon to the other, and measure how much
+# the way back stretches there, in units of a standard normal $z$. What is the largest factor,
+# with the exact field?
 
 # %%
 predict("steepest", "about 10", "about 1,000", "more than 10,000")
@@ -1010,21 +1073,28 @@ assert steep["network"].max() < 0.1 * steep["exact field"].max(), EXPECTED
 assert on_line["network"].min() > on_line["exact field"].min() + 3, EXPECTED
 
 # %% [markdown]
-# Density is base density over stretch, in both directions together. The exact map has a thread, too, far too thin to be met: where points part, it pulls
-# neighbours away from each other exponentially fast. The network is smoother. Its map stretches less, so its density between the moons stays too high, and a few samples
-# in a thousand lie there. **A bijection pays for what it does not stretch, whatever it is called.** (Ancestral sampling is no bijection: chance moves points across.)
+# Density is base density over stretch, in both directions together. The exact map has a thread,
+# too, far too thin to be met: where points part, it pulls
+# neighbours away from each other exponentially fast. The network is smoother. Its map stretches
+# less, so its density between the moons stays too high, and a few samples
+# in a thousand lie there. **A bijection pays for what it does not stretch, whatever it is
+# called.** (Ancestral sampling is no bijection: chance moves points across.)
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 6 Flow matching
 # Must a flow come from noise levels? Choose any path from data to noise. The simplest is straight,
 # $$z_t = (1 - t)\,x + t\,\varepsilon, \qquad 0 \le t \le 1.$$
 # The *conditional* velocity, of one pair $x, \varepsilon$, is $\varepsilon - x$. But many pairs
-# cross at one place $z$, and a flow has one velocity there. The right one is the **marginal velocity**, the mean over
+# cross at one place $z$, and a flow has one velocity there. The right one is the **marginal
+# velocity**, the mean over
 # all pairs that pass,
 # $$v(z, t) = E[\varepsilon - x \mid z_t = z].$$
-# Why is it right? How fast a density changes depends on the flux through each place, and the flux of many is the sum of all. So the mean velocity moves
-# the whole density as all pairs do. And how does one learn a conditional mean? By regression on $\varepsilon - x$ itself, as in section 3. That
-# is **flow matching** (Lipman and others 2023; Liu and others 2023; Albergo and Vanden-Eijnden 2023). No ODE is solved during training.
+# Why is it right? How fast a density changes depends on the flux through each place, and the flux
+# of many is the sum of all. So the mean velocity moves
+# the whole density as all pairs do. And how does one learn a conditional mean? By regression on
+# $\varepsilon - x$ itself, as in section 3. That
+# is **flow matching** (Lipman and others 2023; Liu and others 2023; Albergo and Vanden-Eijnden
+# 2023). No ODE is solved during training.
 #
 # ### Exercise 5: its loss (10 minutes)
 # The mean squared error over points and coordinates, without weights.
@@ -1041,7 +1111,8 @@ checks.check_flow_matching(my_matching)
 # %% [markdown] slideshow={"slide_type": "skip"}
 # <details><summary>Hint</summary>
 #
-# What does `velocity` see, at which time? The target does not depend on that time. Where does the path start at $t = 0$?
+# What does `velocity` see, at which time? The target does not depend on that time. Where does the
+# path start at $t = 0$?
 # </details>
 
 
@@ -1058,12 +1129,16 @@ if checks.check_flow_matching(my_matching):
     matching = my_matching
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# **It is the same thing.** Divide $z_t$ by $1 - t$: it is $x + \sigma \varepsilon$ with $\sigma = t/(1 - t)$. From
-# $\varepsilon - x = (z_t - x)/t$ follows $v = (z_t - \hat x)/t$. So the exact velocity is known here, too,
-# and the squared error of $v$ is that of $\hat x$, over $t^2$: the same regression with other weights, another output of the network,
+# **It is the same thing.** Divide $z_t$ by $1 - t$: it is $x + \sigma \varepsilon$ with
+# $\sigma = t/(1 - t)$. From
+# $\varepsilon - x = (z_t - x)/t$ follows $v = (z_t - \hat x)/t$. So the exact velocity is known
+# here, too,
+# and the squared error of $v$ is that of $\hat x$, over $t^2$: the same regression with other
+# weights, another output of the network,
 # and other levels. Plain flow matching draws $t$ uniformly.
 #
-# **Predict first:** the same hidden layers, steps and batch as for the denoiser. The gap of plain flow matching is …
+# **Predict first:** the same hidden layers, steps and batch as for the denoiser. The gap of plain
+# flow matching is …
 
 # %%
 predict("straight", "smaller: straight paths are easier", "the same", "larger")
@@ -1102,7 +1177,8 @@ def fit_velocity(draw: Callable) -> tuple[Velocity, float]:
 fits = {"flow matching, $t$ uniform": fit_velocity(uniform_times)}
 
 # %% [markdown]
-# What differs from the denoiser: the levels, and the network's input, output and weights. An experiment changes one thing: we
+# What differs from the denoiser: the levels, and the network's input, output and weights. An
+# experiment changes one thing: we
 # give flow matching the *levels* of section 3, through $t = \sigma/(1 + \sigma)$, and nothing else.
 
 # %%
@@ -1148,16 +1224,19 @@ assert plain > one and plain > moved, EXPECTED
 assert abs(moved - one) < 0.03, EXPECTED
 
 # %% [markdown]
-# Uniform times practise seldom where the moons have their detail. With the levels of section 3 the gap comes down to that of diffusion, more or less. So neither straight paths nor
+# Uniform times practise seldom where the moons have their detail. With the levels of section 3
+# the gap comes down to that of diffusion, more or less. So neither straight paths nor
 # the name matter here: **what matters is at which noise levels a network practises.**
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 7 Which moon, please?
-# Conditioning is easy: give the network a label, and it learns $\hat x(z, \sigma, \text{moon})$. Image generators go further and exaggerate the difference
+# Conditioning is easy: give the network a label, and it learns $\hat x(z, \sigma, \text{moon})$.
+# Image generators go further and exaggerate the difference
 # that the label makes. This is **guidance** (Ho and Salimans 2022), with a weight $w$.
 #
 # ### Exercise 6: guidance (5 minutes)
-# Let the guess go from $\hat x$, without label, towards the one with label: $w = 0$ ignores the label, $w = 1$ obeys it, and $w = 3$ goes three times as far, in the
+# Let the guess go from $\hat x$, without label, towards the one with label: $w = 0$ ignores the
+# label, $w = 1$ obeys it, and $w = 3$ goes three times as far, in the
 # same direction. `everything` and `labelled` are denoisers.
 
 
@@ -1190,9 +1269,11 @@ if checks.check_guidance(my_guess):
     guided = my_guess
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# It is often said that guidance samples from $p(x)\,p(\text{moon} \mid x)^w$, normalised: a posterior with a stronger likelihood. Put to the test, with exact denoisers, on the upper moon.
+# It is often said that guidance samples from $p(x)\,p(\text{moon} \mid x)^w$, normalised: a
+# posterior with a stronger likelihood. Put to the test, with exact denoisers, on the upper moon.
 #
-# **Predict first:** nobody doubts to which moon a point belongs: $p(\text{moon} | x)$ is practically one on it. So that density is the upper moon itself, whatever $w$. And
+# **Predict first:** nobody doubts to which moon a point belongs: $p(\text{moon} | x)$ is
+# practically one on it. So that density is the upper moon itself, whatever $w$. And
 # the samples, for $w = 3$?
 
 # %%
@@ -1244,7 +1325,8 @@ answer("guidance", "missing on a part of it", "The end beside the other moon is 
 assert sure > 0.999 and abs(low[1.0] - 0.25) < 0.05 and low[3.0] < 0.05, EXPECTED
 
 # %% [markdown]
-# Guidance is **not** a posterior. At every level it sharpens the *blurred* problem, in which the moons overlap. Blurring a sharpened density and sharpening a blurred
+# Guidance is **not** a posterior. At every level it sharpens the *blurred* problem, in which the
+# moons overlap. Blurring a sharpened density and sharpening a blurred
 # one are two things. It makes typical samples of a class, and pays with variety.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
@@ -1276,11 +1358,20 @@ display(
     )
 )
 
+# %% tags=["slides"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
+publish(
+    short=f"{row['steps'] + row['top']:.3f}",
+    learning=f"{row['learning']:.3f}",
+    ode="{:.3f} ± {:.3f}".format(*diffusion_gap),
+)
+
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# **Left out:** images (a network with convolutions or attention, often on the codes of a VAE: *latent diffusion*); discrete data; learnt schedules; few-step
+# **Left out:** images (a network with convolutions or attention, often on the codes of a
+# VAE: *latent diffusion*); discrete data; learnt schedules; few-step
 # samplers; proofs.
 #
-# **In practice.** Take a library. Choose the noise levels with care, and plot the error over them. Say
+# **In practice.** Take a library. Choose the noise levels with care, and plot the error over
+# them. Say
 # with how many passes a sample was made. A number from an ODE needs a test with twice the steps.
 #
 # **Further reading.**
