@@ -66,6 +66,7 @@ def visit(browser):
 
     def visited(page_file: Path = PAGE, script: str = "", **options):
         page = browser.new_context(**options).new_page()
+        page.set_default_timeout(60_000)
         page.on("request", lambda request: asked.append(request.url))
         page.on("pageerror", lambda fault: complaints.append(str(fault)))
         if script:
@@ -224,7 +225,8 @@ def test_every_input_answers_to_mouse_finger_and_keyboard(visit, name):
         page.wait_for_function(ANOTHER, arg=[name, before])
 
     hand(lambda: page.mouse.click(x, y))
-    hand(page.mouse.down, lambda: page.mouse.move(x + 40, y + 30, steps=4), page.mouse.up)
+    hand(page.mouse.down, lambda: page.mouse.move(x + 40, y + 30, steps=4))
+    page.mouse.up()
     hand(lambda: page.touchscreen.tap(x + 90, y))
     for button in figure.locator("button").all():
         hand(button.click)
