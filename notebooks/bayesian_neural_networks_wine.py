@@ -1251,14 +1251,6 @@ answer(
 # So a split of the variance is a statement of the *model and its approximation*. Only a reference warns
 # you.
 
-# %% tags=["slides"] slideshow={"slide_type": "skip"} jupyter={"source_hidden": true}
-both = "{:.2f} and {:.2f}".format  # aleatoric and epistemic, the same 54 wines
-publish(
-    nuts=both(truth["aleatoric"][0], truth["epistemic"][0]),
-    laplace=both(*laplace_doubt),
-    mean_field_parts=both(*field_doubt),
-)
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 8 Can we trust the intervals?
 # A *predictive interval* of mass 90 % should hold 90 % of the scores. (It is not a confidence

@@ -62,7 +62,6 @@ from course_utils.explore import explore
 from course_utils.metrics import mean_and_error
 from course_utils.plotting import PALETTE, plot_density, use_course_style
 from course_utils.predictions import answer, predict
-from course_utils.results import publish
 from course_utils.runtime import bar, get_device, seed_everything, set_threads
 from course_utils.validation import is_number, is_whole, require, require_numbers
 
@@ -1449,12 +1448,6 @@ answer(
     "At equal steps: by 0.006 nats over RealNVP, which is quicker.",
 )
 
-# %% tags=["slides"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
-publish(
-    realnvp="{:.3f} ± {:.3f}".format(*gap_to_truth(realnvp_flow.log_prob(x_test))),
-    spline="{gap:.3f} ± {error:.3f}".format(**fits["spline (zuko)"][0][1]),
-)
-
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # Read the gaps: mean ± standard error over the seeds. At equal settings the splines come nearest,
 # over RealNVP by 0.006 ± 0.002 nats, paired; in equal time nothing is left of that. (± is over seeds;
@@ -1790,13 +1783,6 @@ for name in ("RealNVP, one Gaussian", "spline, one Gaussian"):
 # no forecast. And the stretch found is too small: a grid misses the worst place; RealNVP has no
 # finite $L$ at all, since how fast a moved coordinate changes with a kept one grows with the moved
 # one.
-
-# %% tags=["slides"] jupyter={"source_hidden": true} slideshow={"slide_type": "skip"}
-mixture = scores["24 Gaussians (full), no layers"]
-publish(
-    mixture_base="{:.4f} ± {:.4f}".format(*gap_to_truth(best_flow.log_prob(x_test))),
-    mixture_alone="{:.3f} ± {:.3f}".format(*gap_to_truth(mixture(x_test))),
-)
 
 # %% tags=["mistake-F2"]
 assert gap < 0.03, EXPECTED

@@ -147,6 +147,7 @@ def on_curves(sigma: float, moon: int | None, like: Tensor) -> tuple[Tensor, Ten
     return c.to(like), (weight / weight.sum()).to(like)
 
 
+# %%
 def exact(z: Tensor, sigma: float, moon: int | None = None) -> tuple[Tensor, Tensor]:
     """Mean (n, 2) and covariance (n, 2, 2) of x, given z and perhaps the moon."""
     c, weight = on_curves(float(sigma), moon, z.double())
@@ -166,7 +167,7 @@ def exact_denoiser(z: Tensor, sigma: float) -> Tensor:
 
 
 # %% tags=["picture-first", "picture-noise"] jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"} alt="Four heat maps of the moons at noise levels 0, 0.1, 0.3 and 1: two sharp arcs, two soft ones, one cloud with two lobes, one round cloud. Orange arrows lead from points around to their best guesses: first onto the arcs, at last all to the middle."
-fig, axes = plt.subplots(1, 4, figsize=(12, 3.1))
+fig, axes = plt.subplots(1, 4, figsize=(10, 2.5))
 for ax, sigma in zip(axes, (0.0, 0.1, 0.3, 1.0), strict=True):
     half = 1.7 + 1.5 * sigma
     ends = [(0.5 - half, 0.5 + half), (0.25 - half, 0.25 + half)]

@@ -58,7 +58,6 @@ from course_utils.explore import explore
 from course_utils.metrics import mean_and_error
 from course_utils.plotting import PALETTE, plot_images, use_course_style
 from course_utils.predictions import answer, predict
-from course_utils.results import publish
 from course_utils.runtime import bar, get_device, seed_everything, set_threads
 from course_utils.validation import is_number, is_whole, require
 
@@ -1939,13 +1938,6 @@ lines = ["| " + " | ".join(row).replace("-", "−") + " |" for row in rows]
 display(Markdown(head + "\n".join(lines)))
 print(f"noise of sampled binarisation: on average no model gets above {-floor:.1f} nats")
 
-# %% tags=["slides"] slideshow={"slide_type": "skip"}
-publish(
-    two_latents=f"{flat_elbo:.1f}",
-    more_latents=f"{elbo.mean():.1f}",
-    bound=f"{bounds[500]:.1f}",
-)
-
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # Nats per image, **sampled binarisation**; ours on 2,000 test digits, ± one standard error over
 # digits, published on all 10,000. Bounds compare only if $K$ is the same. Longer fits of ours on
@@ -2281,12 +2273,6 @@ answer(
     "Far less than the waste printed above: over all digits that is an upper limit, set by log N.",
 )
 assert 1.5 < gains["mixture"] < 3.5, EXPECTED
-
-# %% tags=["slides"] slideshow={"slide_type": "skip"}
-publish(
-    learnt_prior="{:.1f}".format(elbos["mixture"].mean()),
-    together="{:.1f}".format(elbos["mixture, trained together"].mean()),
-)
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ELBO: all test digits; bound: the first 100. ± is over digits, gains are against $N(0, I)$ on the

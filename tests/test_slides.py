@@ -319,6 +319,17 @@ def test_ten_slides_show_results_and_none_names_the_number_of_another_or_of_a_se
         assert set(re.findall(r'section "(.+?)"', slide.notes)) <= titles, slide.number
 
 
+def test_what_a_notebook_says_is_on_the_slides_is_on_them():
+    text = lecture.SOURCE.read_text(encoding="utf-8")
+    said = {
+        f"{notebook.nickname}.{key}"
+        for notebook in catalogue.load()
+        for results in lecture.put_out(notebook, "slides", lecture.MIME)
+        for key in results
+    }
+    assert said and all(f"[[{name}]]" in text for name in said)
+
+
 def test_a_cell_of_a_stored_table_is_found_by_its_row_and_column():
     whole = lecture.measured("learnt priors")
     [row] = [row for row in rows(whole) if row[0] == "mixture"]
