@@ -1225,7 +1225,7 @@ assert plain > one and plain > moved, EXPECTED
 assert abs(moved - one) < 0.03, EXPECTED
 
 # %% [markdown]
-# Uniform times practise seldom where the moons have their detail. With the levels of section 3
+# Uniform times seldom fall where the moons have their detail. With the levels of section 3
 # the gap comes down to that of diffusion, more or less. So neither straight paths nor
 # the name matter here: **what matters is at which noise levels a network practises.**
 
@@ -1312,7 +1312,7 @@ for (w, x), colour in zip(steered.items(), ("sky", "orange"), strict=True):
     style = {"histtype": "step", "lw": 2, "color": PALETTE[colour], "density": True}
     _ = right.hist(angle, 30, range=(-0.2, math.pi + 0.2), label=f"w = {w:g}", **style)
 _ = left.set(xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
-_ = left.legend(loc="lower center")
+_ = left.legend(loc=8)  # below, in the middle
 _ = right.set(xlabel="angle (radians)", ylabel="density (per radian)")
 _ = right.legend()
 print(f"smallest p(moon | x) over {len(ours):,} points of the moon: {sure:.6f}")
