@@ -87,7 +87,7 @@ def test_the_verdicts_that_the_files_store_make_the_table(handed_in, told, tmp_p
     for who, (source, said, _) in STORED.items():
         handed_in(f"{who}/deep/{FLOWS.file}.ipynb", source, said)
     handed_in("alone.ipynb", RIGHT, "✓ Right: so it is.")
-    shutil.copytree(tmp_path / "class" / "solved", tmp_path / "class" / "solved" / ".trash")
+    shutil.copytree(tmp_path / "class" / "solved", tmp_path / "class" / ".trash")
     printed = told("--csv", str(tmp_path / "table.csv"))
     for who, (_, _, sign) in STORED.items():
         assert marks(printed, who) == sign + REST
