@@ -1,6 +1,7 @@
 """Say whether this machine is ready for the course: ``python -m course_utils [CHECK ...]``.
 
-``python -m course_utils progress [--json]`` says instead which exercises are solved.
+``python -m course_utils progress [--json]`` says instead which exercises are solved, and
+``python -m course_utils collect FOLDER`` which are in the notebooks that a class has handed in.
 
 It starts with the standard library alone, so that it can name whatever else is broken.
 """
@@ -278,6 +279,10 @@ def main(names: Sequence[str] = ()) -> int:
 
         progress.report(course(), names[1:] == ["--json"])
         return 0
+    if names[:1] == ["collect"]:
+        from course_utils import collect
+
+        return collect.main(names[1:], course())
     known = {check.__name__: check for check in CHECKS}
     if unknown := [name for name in names if name not in known]:
         raise SystemExit(f"course: no check is called {unknown[0]}, but {', '.join(known)}")

@@ -16,7 +16,7 @@ repository = os.environ.get("COURSE_REPOSITORY", published["repository"])  # own
 
 project = "Deep learning architectures"
 author = "the course's contributors"
-copyright = "2026, the course's contributors. Texts and figures: CC BY 4.0"
+copyright = "2026, the course's contributors. CC BY 4.0, pictures with digits CC BY-SA 3.0"
 language = "en"  # in en_GB Sphinx lacks the words for the number of results of a search
 extensions = ["myst_nb"]
 include_patterns = [
