@@ -582,7 +582,7 @@ excess_of = CubicSpline(u.numpy(), excess)
 inverse_weight = 1 / (1 + np.sinh(grid_u) ** 2 * (NOISE / scale) ** 2)  # c_out² / sigma²
 floor = np.trapezoid(relative / inverse_weight, grid_u) / grid_u[-1]
 
-# %% jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"} alt="Left: the training loss falls within a few hundred steps to a dashed floor and stays just above it. Right: error against noise level, logarithmic. The network's whole error lies on the exact curve; the part above it is a hundred times smaller and has its peak at noise levels near 0.1."
+# %% jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"} alt="Left: the training loss falls within a few hundred steps to a dashed floor and stays just above it. Right: error against noise level, logarithmic. The network's whole error lies on the exact curve; the part above it is hundreds of times smaller and has its peak at noise levels near 0.1."
 fig, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6))
 smooth = np.convolve(losses, np.ones(50) / 50, "valid")
 _ = left.plot(np.arange(len(smooth)) + 50, smooth, label="loss, mean of 50 steps")
@@ -604,7 +604,7 @@ assert 0.02 < peak < 0.6 and max(excess) < 0.05, EXPECTED
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # The loss cannot fall below its floor: noise has destroyed something, and no network gets it
 # back. So the
-# loss alone does not say how good the network is. What is above the floor is a hundred times
+# loss alone does not say how good the network is. What is above the floor is hundreds of times
 # smaller, and
 # only the exact answer makes it visible. Now the picture of the arrows:
 
