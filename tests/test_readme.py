@@ -34,6 +34,7 @@ ELSEWHERE = {
     "make slides": "tests/test_slides.py",
     "make site": "tests/test_site.py",
     "make student": "tests/test_student_version.py",
+    ".venv/bin/python -m course_utils collect FOLDER --csv solved.csv": "tests/test_collect.py",
 }
 # What stands afterwards in a file of the copy, or on the screen.
 LEFT = {
