@@ -683,7 +683,11 @@ assert -160 < flat_elbo < -140 and math.isclose(-losses[-1], seen_mean, abs_tol=
 
 # %% tags=["answer"] jupyter={"source_hidden": true} slideshow={"slide_type": "fragment"}
 # Answer
-answer("first gap", "by a few nats at most", "Two latents have little room for single digits.")
+answer(
+    "first gap",
+    "by a few nats at most",
+    "Probably since two latents have little room for single digits.",
+)
 assert -2 < ahead < 6, EXPECTED
 
 # %% [markdown] slideshow={"slide_type": "slide"}
@@ -708,8 +712,8 @@ _ = plot_images(drawn, rows=7, ax=ax)
 # pixels. Between two kinds lies a blend.
 #
 # Where does the encoder put digits? Draw one $z$ from $q(z \mid x)$ for each. This cloud is the
-# **aggregate posterior** $\bar q(z) = \frac1n \sum_i q(z \mid x_i)$. A draw from the prior looks
-# like the data only if the two agree. **Predict first:** the prior puts 3 points in 10,000 beyond radius 4. How
+# **aggregate posterior** $\bar q(z) = \frac1n \sum_i q(z \mid x_i)$. Where the two differ,
+# a draw from the prior may fall where the decoder was not trained. **Predict first:** the prior puts 3 points in 10,000 beyond radius 4. How
 # many of the encoded digits lie there?
 
 # %%
@@ -744,7 +748,7 @@ times = far / math.exp(-8)
 answer(
     "aggregate",
     "about 1 in 100",
-    f"Alike in the middle; far out there are {times:.0f} times as many.",
+    f"Centred alike; far out there are {times:.0f} times as many.",
 )
 assert aggregate_mean.abs().max() < 0.35, EXPECTED
 assert ((0.9 < aggregate_sd) & (aggregate_sd < 1.4)).all(), EXPECTED
@@ -1031,7 +1035,6 @@ assert medians[0] < 0.7 * min(medians[1:]) and 0.8 < medians[1] / medians[2] < 1
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 8 Collapse
-# A VAE has **collapsed** if its codes tell nothing: $q(z \mid x)$ is the prior, whatever the image.
 # Without Pyro the loss takes three lines, and many scripts have it like this. It trains without any
 # warning, and reports a small loss:
 #
@@ -1088,7 +1091,8 @@ assert checks.check_vae_loss(vae_loss)
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # Train a small VAE with each loss. Two numbers judge them besides the ELBO: the rate, and the number
 # of **active units**: latents whose posterior mean $z_\mu(x)$ varies over the images with a
-# variance above 0.01 (Burda et al. 2016). A latent that does not vary tells the decoder nothing.
+# variance above 0.01 (Burda et al. 2016). A latent whose $q$ does not vary
+# tells the decoder nothing.
 
 # %%
 vae_loss = my_vae_loss if checks.check_vae_loss(my_vae_loss) else course_vae_loss
@@ -1151,7 +1155,8 @@ why = "The mean divides the distortion by images *and pixels*, the rate by image
 answer("price", "784, far too high", f"{why} A code costs more than it saves.")
 
 # %% [markdown]
-# The pictures of the collapsed model are all the same blob. Rate and active units detect the
+# The first model has **collapsed**: $q(z \mid x)$ is the prior, whatever the image, and its
+# pictures are all the same blob. Rate and active units detect the
 # collapse at once. Here the cure is the right loss. Collapse can also come with the *right* loss: a
 # powerful decoder does without codes, or the rate wins before the decoder has learnt anything.
 
@@ -1213,7 +1218,7 @@ for draws in (100, 1000, 10_000):
     tries = [[brute_force(k, draws) for k in rows_of_lamps] for _ in range(10)]
     missing[draws] = truth - torch.tensor(tries, dtype=torch.double)  # (10, 5), nats
 
-# %% alt="Missing nats against the latent dimension for 100, 1,000 and 10,000 draws. All three curves begin near zero at dimension 1 and climb to tens or hundreds of nats at 16. The vertical bars of the smallest and the largest of ten tries reach below zero up to dimension 4." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
+# %% alt="Missing nats against the latent dimension for 100, 1,000 and 10,000 draws. All three curves begin near zero at dimension 1 and climb to more than a hundred nats at 16. Some of the vertical bars, the smallest and the largest of ten tries, reach below zero up to dimension 4." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
 fig, ax = plt.subplots()
 for (draws, tries), shift in zip(missing.items(), (0.95, 1, 1.05), strict=True):
     mean, places = tries.mean(0), [shift * k for k in rows_of_lamps]  # bars side by side
@@ -1305,7 +1310,7 @@ answer(
 )
 assert gap.mean() < 0.05
 
-# %% alt="Left: the gaps of 32 rows of lamps in increasing order, on a logarithmic axis; all are positive, most below a hundredth of a nat. Right: exact posterior and fitted Gaussian for the rows with the smallest and the largest gap; the first pair coincides, in the second the posterior is a little skewed." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
+# %% alt="Left: the gaps of 32 rows of lamps in increasing order, on a logarithmic axis; all are positive, and below a hundredth of a nat. Right: exact posterior and fitted Gaussian for the rows with the smallest and the largest gap; the first pair coincides, in the second the posterior is a little skewed." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
 fig, axes = plt.subplots(1, 2, figsize=(9, 3.4))
 axes[0].semilogy(range(1, 33), gap.clamp(min=1e-6).sort().values, "o")
 axes[0].set(xlabel="rank of the row of lamps", ylabel="log p(x) − ELBO (nats)")
@@ -2429,8 +2434,8 @@ for ax, row in zip(axes, (certain, open_digit), strict=True):
 
 # %% [markdown]
 # From left to right: what is seen, ten of the sixty completions (pixel means), the truth. By
-# our choice: of eight, the one whose completions agree most, and one whose completions agree least.
-# The honest part is the effective size: of two thousand draws only so many count. Equal images in a row are one draw, taken often; kinds may be
+# our choice: of eight, the one whose completions agree most, and, among effective sizes of at least
+# ten (if any), the one whose completions agree least. Of two thousand draws only so many count. Equal images in a row are one draw, taken often; kinds may be
 # missing. Even a large size is no guarantee: what no draw met, does not show.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
@@ -2505,8 +2510,8 @@ assert reacts["encoder"][0] > 1.05, EXPECTED
 # %% [markdown]
 # Widths are medians over images and both latents; × is the geometric mean of the factor, image by
 # image. In five other fits flips gave the exact posterior 0.5 to 1.3: not even the sign is fixed.
-# The encoder gave 1.1 to 1.6, whatever the exact posterior did; to the erased half it reacts less here.
-# So its $z_\sigma$ measures neither damage nor posterior: it learnt from undamaged images. And even
+# The encoder gave 1.1 to 1.6, whatever the exact posterior did. So its $z_\sigma$ is
+# no reliable measure of damage or posterior: it learnt from undamaged images. And even
 # the exact posterior is honest only about $z$, *if* the model is true.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
@@ -2668,9 +2673,9 @@ assert max(lead["hidden layer, untrained"], lead["posterior means"]) < 0, EXPECT
 assert min(lead["pixels, kernel"], lead["posterior means, kernel"]) > lead["hidden layer"], EXPECTED
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# The kind of digit is in the posterior means, too, but not along straight lines: the kernel finds it. It
-# finds it in the pixels as well, without any unlabelled image: the gain is one for linear
-# classifiers. The choice of labels moves a result by several points; so differences are taken
+# The kind of digit is in the posterior means, too, but not along straight lines: the kernel finds it,
+# and nearly as well in the pixels, without any unlabelled image: the gain is shown for linear
+# classifiers only. The choice of labels moves a result by several points; so differences are taken
 # choice by choice. The ± covers only that: all share one VAE. Semi-supervised VAEs put the label
 # into the model, as a latent that is sometimes observed (Kingma et al. 2014).
 
@@ -2687,7 +2692,8 @@ predict("alarm", "inverted", "shuffled", "lower half erased", "ones")
 
 # %% [markdown]
 # ### Exercise 14: choose your alarm (10 minutes)
-# Decide before you see a result: from images `x` `(n, d)`, of any `d` (the check has 8 pixels), return
+# Decide before you see a result: from images `x` `(n, d)`, of any `d` (the check has 8 pixels, and
+# strangers of low rate), return
 # `(n,)`, higher for the stranger. Use only `vae` and `x`; `vae.terms(x)` gives distortion and rate.
 
 
@@ -2755,7 +2761,7 @@ for name, alarm in alarms.items():
     both = [roc_area(alarm(x), alarm(usual)) for x in strangers.values()]
     areas[name], area_errors[name] = zip(*both, strict=True)
 
-# %% alt="Area under the ROC curve of three alarms in five rows. Minus the ELBO is perfect for inverted and shuffled, below a half for ones; another is good where that fails, but below a half for bold digits; the difference of two ELBOs is nearly perfect for ones." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
+# %% alt="Area under the ROC curve of three alarms in five rows. Minus the ELBO is perfect for inverted and shuffled, somewhat below a half for lower half erased, far below for ones; the course's alarm is near one for erased, about 0.7 for ones, below a half for bold; the difference of two ELBOs is nearly perfect for ones, below a half for the others." jupyter={"source_hidden": true} slideshow={"slide_type": "subslide"}
 fig, ax = plt.subplots(figsize=(7.5, 3.6))
 ax.axvline(0.5, linestyle="--", color=PALETTE["black"])
 for mark, (name, values) in zip("osD", areas.items(), strict=True):
@@ -2791,7 +2797,8 @@ assert areas["ELBO with ones − without"][ones_at] > 0.9 and knew - never > 15,
 
 # %% [markdown]
 # Likelihood rewards what is *simple*, and simple is not usual. The difference of two ELBOs finds
-# ones, but had to know them. The course's alarm finds three of four, but few of the ones; its form
+# ones, but had to know them. The course's alarm is nearly perfect on three of four, not on
+# ones; its form
 # was chosen with these strangers known, and it fails on a fifth. **No alarm without a test on the
 # strangers you fear** (Nalisnick et al. 2019). Bars (one VAE): standard errors over images.
 
